@@ -153,8 +153,11 @@ var subjects = []spec.Model{
 		Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.Absolute, InitStd: 1},
 	// Heads wider than the residual stream's share.
 	{Name: "normed heads", Vocab: 29, Hidden: 64, FFN: 60, Layers: 2, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 9, Guided: true,
-		Act: spec.SwiGLU, QKVBias: true, Norm: spec.RMSNorm, NormEps: 0.25, QKNorm: true, Position: spec.RoPE, RotaryBase: 100, Window: 9, InitStd: 1,
+		Act: spec.SwiGLU, QKVBias: true, Norm: spec.RMSNorm, NormEps: 0.25, QKNorm: true, Position: spec.RoPE, RotaryBase: 100, Window: 9, WindowLayers: "1", InitStd: 1,
 		RotaryScaling: spec.RotaryScaling{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 40}},
+	{Name: "yarn", Vocab: 29, Hidden: 24, FFN: 36, Layers: 2, AttnDim: 64, QHeads: 4, KVHeads: 2, MaxPositions: 64, Kind: spec.LowRank, Rank: 5, Guided: true, Act: spec.GELUErf,
+		FFNBias: true, Norm: spec.RMSNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 100, InitStd: 1,
+		RotaryScaling: spec.RotaryScaling{Type: spec.YarnScaling, Factor: 4, OriginalPositions: 40, BetaFast: 8, BetaSlow: 1, AttentionFactor: 1.3}},
 }
 
 // seq has two chunks of rows.
@@ -208,6 +211,17 @@ func TestFaultsAreNoticed(t *testing.T) {
 			m.RotaryScaling = spec.RotaryScaling{}
 			x.m.cos, x.m.sin = Angles(m)
 		}},
+		{"rotated heads are not longer", "yarn", func(x *run) {
+			m := x.m.Spec
+			m.RotaryScaling.AttentionFactor = 1
+			x.m.cos, x.m.sin = Angles(m)
+		}},
+		{"angles change between whole pairs", "yarn", func(x *run) {
+			m := x.m.Spec
+			m.RotaryScaling.Between = true
+			x.m.cos, x.m.sin = Angles(m)
+		}},
+		{"a window in another layer", "normed heads", func(x *run) { x.m.layers[0].attn.Window, x.m.layers[1].attn.Window = 9, 0 }},
 		{"heads are not normed", "normed heads", func(x *run) { x.tr.pass.runHeads = func(_, _ int) {} }},
 		{"heads' norms leave out the last rows", "normed heads", func(x *run) { last(&x.tr.pass.runHeads, chunks) }},
 		{"heads' norms leave out the gradient", "normed heads", func(x *run) { x.tr.pass.runHeadsBackward = func(_, _ int) {} }},

@@ -113,7 +113,7 @@ func (b *binder) addLayer(w layerWeights) (err error) {
 	if m.ScaleAttnByLayer {
 		scale /= float64(i + 1)
 	}
-	if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Window: m.Window, Scale: float32(scale)}, t.opt); err != nil {
+	if l.attn, err = rt.NewAttention(rt.AttentionSpec{QHeads: m.QHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim(), Window: m.LayerWindow(i), Scale: float32(scale)}, t.opt); err != nil {
 		return err
 	}
 	if l.ffn, err = alike(b.ffns, m.LayerFFN(i), w.ffn, t.opt, rt.NewFFN); err != nil {
@@ -135,16 +135,18 @@ func alike[S comparable, W any, L interface{ With(W) (L, error) }](made map[S]L,
 }
 
 // Angles are the cosines and sines of a model's rotary angles, [position, head
-// size/2]: position times frequency, in float64, and rounded at the end. (transformers
+// size/2]: position times frequency, in float64, times the rotary factor, and rounded at
+// the end. (transformers
 // rounds the frequencies to float32, and then their product with the position: its
 // angles may be off by the position times 2^-23.)
 func Angles(m spec.Model) (cos, sin []float32) {
 	half := m.HeadDim() / 2
 	cos, sin = make([]float32, m.MaxPositions*half), make([]float32, m.MaxPositions*half)
+	by := m.RotaryFactor()
 	for j, freq := range m.Frequencies() {
 		for pos := range m.MaxPositions {
 			s, c := math.Sincos(float64(pos) * freq)
-			sin[pos*half+j], cos[pos*half+j] = float32(s), float32(c)
+			sin[pos*half+j], cos[pos*half+j] = float32(by*s), float32(by*c)
 		}
 	}
 	return cos, sin

@@ -27,13 +27,17 @@ func drawSpec(t *rapid.T) spec.Model {
 	s := spec.Model{
 		Name: "drawn", Vocab: 11 + pick("vocab", 30), Hidden: 12 * (1 + pick("hidden", 2)), FFN: 12 * (1 + pick("ffn", 4)), Layers: 1 + pick("layers", 3),
 		AttnDim: q * 2 * (1 + pick("head", 4)), QHeads: q, KVHeads: kv, MaxPositions: 24,
-		Act: []spec.Act{spec.GELU, spec.SwiGLU}[pick("act", 2)], QKVBias: pick("qkv bias", 2) == 0, OutputBias: pick("output bias", 2) == 0, FFNBias: pick("ffn bias", 2) == 0,
+		Act: spec.Acts()[pick("act", len(spec.Acts()))], QKVBias: pick("qkv bias", 2) == 0, OutputBias: pick("output bias", 2) == 0, FFNBias: pick("ffn bias", 2) == 0,
 		Norm: []spec.Norm{spec.LayerNorm, spec.RMSNorm}[pick("norm", 2)], NormEps: []float64{1e-6, 1e-5, 1e-2}[pick("eps", 3)], Position: []spec.Position{spec.RoPE, spec.Absolute}[pick("position", 2)],
 		RotaryBase: 10000, QKNorm: pick("qk norm", 2) == 0, Window: pick("window", 2) * (1 + pick("seen", 12)), ScaleAttnByLayer: pick("scale", 2) == 0, TieEmbeddings: pick("tie", 2) == 0, InitStd: 0.2,
 	}
 	if s.Position == spec.RoPE {
 		s.RotaryScaling = []spec.RotaryScaling{{}, {Type: spec.LinearScaling, Factor: 3},
-			{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 40}}[pick("scaling", 3)]
+			{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 40},
+			{Type: spec.YarnScaling, Factor: 4, OriginalPositions: 40, BetaFast: 8, BetaSlow: 1, AttentionFactor: 1.2, Between: true}}[pick("scaling", 4)]
+	}
+	if s.Window > 0 && s.Layers > 1 {
+		s.WindowLayers = spec.LayersOf(s.Layers, func(i int) bool { return i == 1 })
 	}
 	structure := func() spec.Structure {
 		return draw.Structure(func(n int) int { return pick("structure", n) }, s.Hidden, s.FFN, s.Act)

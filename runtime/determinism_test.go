@@ -117,6 +117,7 @@ var generated = []spec.FFN{
 var unusual = []spec.FFN{
 	{Kind: spec.Dense, Hidden: 13, FFN: 71, Act: spec.SwiGLU},
 	{Kind: spec.LowRank, Hidden: 100, FFN: 900, Rank: 13, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.LowRank, Hidden: 100, FFN: 900, Rank: 13, Act: spec.GELUErf, Bias: true, Guide: true},
 	{Kind: spec.BlockDense, Hidden: 60, FFN: 90, Rank: 30, Blocks: 3, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 84, FFN: 120, Blocks: 6, Act: spec.SwiGLU, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 192, FFN: 768, Blocks: 2, Act: spec.GELU},

@@ -16,7 +16,7 @@ func TestActivationLimits(t *testing.T) {
 	const width = 32
 	x := []float32{-math.MaxFloat32, -3e38, -2e19, -1e13, -1000, 1000, 1e13, 2e19, 3e38}
 	for _, isa := range kernel.Available() {
-		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
+		for _, act := range spec.Acts() {
 			// One input, which every hidden entry has as its pre-activation (SwiGLU: as
 			// its gate, and 1 as its up), and one output, the first hidden entry.
 			s := spec.FFN{Kind: spec.Dense, Hidden: 1, FFN: width, Act: act, Bias: true}

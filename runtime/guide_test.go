@@ -127,6 +127,7 @@ func TestGuidedFFN(t *testing.T) {
 	specs := []spec.FFN{
 		{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 32, Act: spec.GELU, Bias: true},
 		{Kind: spec.LowRank, Hidden: 37, FFN: 53, Rank: 11, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.LowRank, Hidden: 37, FFN: 53, Rank: 11, Act: spec.GELUErf, Bias: true},
 		{Kind: spec.LowRank, Hidden: 800, FFN: 64, Rank: 16, Act: spec.SwiGLU},
 		{Kind: spec.BlockDense, Hidden: 64, FFN: 128, Rank: 32, Blocks: 2, Act: spec.GELU},
 		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 4, Act: spec.GELU, Bias: true},

@@ -68,6 +68,7 @@ func TestFFNInPlace(t *testing.T) {
 		for _, s := range []spec.FFN{
 			{Kind: spec.Dense, Hidden: 64, FFN: 768, Act: spec.GELU, Bias: true},
 			{Kind: spec.Dense, Hidden: 64, FFN: 800, Act: spec.GELU, Bias: true},
+			{Kind: spec.Dense, Hidden: 64, FFN: 800, Act: spec.GELUErf, Bias: true},
 			{Kind: spec.Dense, Hidden: 64, FFN: 1600, Act: spec.SwiGLU},
 			{Kind: spec.LowRank, Hidden: 900, FFN: 1000, Rank: 800, Act: spec.SwiGLU, Guide: true},
 			{Kind: spec.BlockShuffle, Hidden: 64, FFN: 1600, Blocks: 1, Act: spec.GELU, Guide: true},

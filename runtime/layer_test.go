@@ -129,6 +129,8 @@ func TestFFN(t *testing.T) {
 		{Kind: spec.Dense, Hidden: 800, FFN: 64, Act: spec.SwiGLU},
 		{Kind: spec.LowRank, Hidden: 64, FFN: 256, Rank: 32, Act: spec.GELU, Bias: true},
 		{Kind: spec.LowRank, Hidden: 37, FFN: 53, Rank: 11, Act: spec.SwiGLU, Bias: true},
+		{Kind: spec.Dense, Hidden: 800, FFN: 64, Act: spec.GELUErf},
+		{Kind: spec.BlockShuffle, Hidden: 30, FFN: 42, Blocks: 3, Act: spec.GELUErf, Bias: true},
 		{Kind: spec.BlockDense, Hidden: 64, FFN: 128, Rank: 32, Blocks: 2, Act: spec.GELU},
 		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 4, Act: spec.GELU, Bias: true},
 		{Kind: spec.BlockShuffle, Hidden: 128, FFN: 512, Blocks: 2, Act: spec.SwiGLU, Bias: true},

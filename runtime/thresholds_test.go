@@ -47,6 +47,7 @@ var axes = map[plan.Axis]func(n int) []trial{
 		return []trial{
 			{spec.Linear{Kind: spec.LowRank, In: 9, Out: n, Rank: min(5, n), Bias: true, Guide: true}, []int{2, 7}},
 			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.GELU, Bias: true}, []int{1, 7}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.GELUErf, Bias: true}, []int{1, 7}},
 			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.SwiGLU, Bias: true}, []int{1, 66}},
 		}
 	},

@@ -44,7 +44,7 @@ func TestAllSmallWidths(t *testing.T) {
 					if in%blocks != 0 || out%blocks != 0 {
 						continue
 					}
-					act := []spec.Act{spec.GELU, spec.SwiGLU}[(in+out+blocks)%2]
+					act := spec.Acts()[(in+out+blocks)%len(spec.Acts())]
 					check(spec.Linear{Kind: spec.BlockShuffle, In: in, Out: out, Blocks: blocks, Bias: true})
 					check(spec.Linear{Kind: spec.BlockDense, In: in, Out: out, Blocks: blocks, Rank: blocks * (1 + (in+out)%4)})
 					check(spec.FFN{Kind: spec.BlockShuffle, Hidden: in, FFN: out, Blocks: blocks, Act: act, Bias: true})

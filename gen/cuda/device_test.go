@@ -334,6 +334,7 @@ var small = []spec.FFN{
 	{Kind: spec.BlockDense, Hidden: 160, FFN: 320, Rank: 80, Blocks: 2, Act: spec.GELU, Bias: true},
 	{Kind: spec.BlockDense, Hidden: 96, FFN: 192, Rank: 96, Blocks: 4, Act: spec.SwiGLU},
 	{Kind: spec.BlockShuffle, Hidden: 192, FFN: 384, Blocks: 2, Act: spec.GELU},
+	{Kind: spec.LowRank, Hidden: 136, FFN: 264, Rank: 72, Act: spec.GELUErf, Bias: true},
 	{Kind: spec.BlockShuffle, Hidden: 128, FFN: 256, Blocks: 4, Act: spec.SwiGLU, Bias: true},
 }
 
@@ -342,6 +343,7 @@ var small = []spec.FFN{
 var odd = []spec.FFN{
 	{Kind: spec.Dense, Hidden: 67, FFN: 131, Act: spec.GELU, Bias: true},
 	{Kind: spec.LowRank, Hidden: 30, FFN: 70, Rank: 13, Act: spec.SwiGLU, Bias: true},
+	{Kind: spec.Dense, Hidden: 35, FFN: 69, Act: spec.GELUErf},
 }
 
 func planned(t *testing.T, specs []spec.FFN) []gpu.FFN {

@@ -21,6 +21,12 @@ var (
 
 const log2e = 1.4426950408889634
 
+// ln2 in two parts, the first exact times any exponent.
+const (
+	ln2Hi = 0.693359375
+	ln2Lo = math.Ln2 - ln2Hi
+)
+
 // poly evaluates the polynomial at f into p.
 func (e *asm) poly(c []float32, f, p reg.VecVirtual) {
 	e.VMOVUPS(e.constant(c[len(c)-1]), p)
@@ -60,38 +66,11 @@ func (e *asm) exp(x reg.VecVirtual) {
 	e.VMAXPS(f, p, f)
 	e.VMULPS(e.constant(log2e), f, n)
 	e.Round(n, n)
-	// Cody and Waite: ln2 in two parts, the first exact times any n.
-	const ln2Hi = 0.693359375
+	// Cody and Waite: ln2 in two parts.
 	e.VFNMADD231PS(e.constant(ln2Hi), n, f)
-	e.VFNMADD231PS(e.constant(float32(math.Ln2-ln2Hi)), n, f)
+	e.VFNMADD231PS(e.constant(ln2Lo), n, f)
 	e.poly(expPoly[:], f, p)
 	e.Scale2(n, p)
 	e.ZeroBelow(x, e.constant(expMin), p)
 	e.VMOVAPS(p, x)
-}
-
-// The tanh form of GELU is x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3).
-// geluC0 and geluC1 give -2u log2(e) = x (C0 + C1 x^2).
-var (
-	geluC0 = float32(-2 * math.Sqrt(2/math.Pi) * log2e)
-	geluC1 = float32(-2 * math.Sqrt(2/math.Pi) * 0.044715 * log2e)
-)
-
-// gelu replaces x by gelu(x). Absolute error below 1e-6 max(1, |x|); for large
-// negative x it divides by infinity, which gives 0, and NaN of minus infinity.
-func (e *asm) gelu(x reg.VecVirtual) {
-	t := e.Vec()
-	e.geluExp(x, t)
-	e.VADDPS(e.constant(1), t, t)
-	e.VDIVPS(t, x, x)
-}
-
-// geluExp sets t to exp(-2u). Where x^2 overflows, so does the exponent, with
-// the sign of -x.
-func (e *asm) geluExp(x, t reg.VecVirtual) {
-	e.VMULPS(x, x, t)
-	e.VMULPS(e.constant(geluC1), t, t)
-	e.VADDPS(e.constant(geluC0), t, t)
-	e.VMULPS(x, t, t)
-	e.exp2(t)
 }

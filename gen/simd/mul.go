@@ -81,7 +81,7 @@ func (e *asm) mul(k kernel.Row) error {
 	if m.step, ok = steps[m.format.Name][k.ISA]; !ok {
 		return fmt.Errorf("simd: format %s has no inner step on %s", m.format.Name, k.ISA)
 	}
-	if activations[k.Epilogue] == nil {
+	if _, ok := activations[k.Epilogue]; !ok && k.Epilogue != kernel.Linear {
 		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
 	}
 	e.function(k.Name(), k.Needs())
@@ -565,54 +565,27 @@ func (m *tile) epilogue() {
 	if m.Epilogue != kernel.Linear {
 		m.optional(argAux, m.storeAux)
 	}
-	store := func() {
-		if m.rolled() {
-			m.activateStored()
-			return
-		}
-		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
-			for j, v := range activations[m.Epilogue](m, i) {
-				m.VMOVUPS(v, mem(p, j*m.Bytes()))
-			}
-		})
+	switch {
+	case m.Epilogue == kernel.Linear:
+		m.store(func(i int) []reg.VecVirtual { return m.acc[i] })
+	case !gated:
+		m.storeActivated()
+	default:
+		skip := m.label("skip")
+		m.TESTL(operand.U32(uint32(kernel.PreOnly)), m.field(argFlags))
+		m.JNZ(m.jump(skip))
+		m.storeActivated()
+		m.Label(skip)
 	}
-	if !gated {
-		store()
-		return
-	}
-	skip := m.label("skip")
-	m.TESTL(operand.U32(uint32(kernel.PreOnly)), m.field(argFlags))
-	m.JNZ(m.jump(skip))
-	store()
-	m.Label(skip)
 }
 
-// rolled reports whether the activation is a loop over rows that are stored already, in
-// the cache nearest: any-shape kernels would be half made of its copies.
-func (m *tile) rolled() bool {
-	return m.Shape == nil && m.MR > 1 && m.Epilogue != kernel.Linear && !m.Epilogue.Gated()
-}
-
-// activateStored stores the sums, and then row by row what the activation makes of them.
-func (m *tile) activateStored() {
+// store stores the vectors of each row.
+func (m *tile) store(row func(i int) []reg.VecVirtual) {
 	m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
-		for j, v := range m.acc[i] {
+		for j, v := range row(i) {
 			m.VMOVUPS(v, mem(p, j*m.Bytes()))
 		}
 	})
-	p, stride, n, row := m.load(argC), m.load(argLDC), m.GP64(), m.label("row")
-	m.addColumns(p, m.stored())
-	m.MOVQ(operand.U32(uint32(m.MR)), n)
-	m.Label(row)
-	for j, v := range m.acc[0] {
-		m.VMOVUPS(mem(p, j*m.Bytes()), v)
-	}
-	for j, v := range activations[m.Epilogue](m, 0) {
-		m.VMOVUPS(v, mem(p, j*m.Bytes()))
-	}
-	m.ADDQ(stride, p)
-	m.DECQ(n)
-	m.JNZ(m.jump(row))
 }
 
 // gates and ups are the halves of a gated row: panels hold 16 of each.

@@ -2,6 +2,7 @@ package simd
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"unsafe"
 
@@ -28,6 +29,8 @@ func vecR(i int) uintptr { return unsafe.Offsetof(kernel.VecArgs{}.R) + uintptr(
 // Vec assembles every elementwise kernel of instruction sets.
 func Vec(pkg string, rows []kernel.VecRow) (map[string][]byte, error) {
 	files := map[string][]byte{}
+	emit := maps.Clone(emitVec)
+	emitActivations(emit)
 	var asms []*asm
 	for _, row := range rows {
 		isa := row.ISA
@@ -35,7 +38,7 @@ func Vec(pkg string, rows []kernel.VecRow) (map[string][]byte, error) {
 		e.vecRow = row
 		for op := range kernel.NumVecOps {
 			e.function(row.Name(op), isa.Needs())
-			emitVec[op](e)
+			emit[op](e)
 			e.done()
 		}
 		src, err := e.finish()
@@ -165,73 +168,9 @@ func (e *asm) result(i int, acc []reg.VecVirtual, op func(...operand.Op)) {
 
 const reduceUnroll = 4
 
-// emitVec holds the emitter of every operation. The portable forms in
-// runtime/vec say what each operand is.
+// emitVec holds the emitter of every operation but those of activations. The
+// portable forms in runtime/vec say what each operand is.
 var emitVec = map[kernel.VecOp]func(*asm){
-	kernel.OpGELU: func(e *asm) {
-		e.loop(2, []int{0, 1}, func(b *vecBody) {
-			x := b.ld(1)
-			b.gelu(x)
-			b.st(0, x)
-		})
-	},
-	kernel.OpGELUBackward: func(e *asm) {
-		e.loop(1, []int{0, 1, 2, 3}, func(b *vecBody) {
-			h, da := b.ld(2), b.ld(3)
-			s, t := b.Vec(), b.Vec()
-			b.geluExp(h, t)
-			b.VADDPS(b.constant(1), t, t)
-			b.VMOVUPS(b.constant(1), s)
-			b.VDIVPS(t, s, s) // sigmoid(2u)
-			a := b.Vec()
-			b.VMULPS(h, s, a)
-			b.st(0, a)
-			// gelu' = s + a (1-s) 2u'
-			du := b.Vec()
-			b.VMULPS(h, h, du)
-			b.VMULPS(b.constant(float32(6*math.Sqrt(2/math.Pi)*0.044715)), du, du)
-			b.VADDPS(b.constant(float32(2*math.Sqrt(2/math.Pi))), du, du)
-			// h^2 may overflow: far out a or 1-s is 0, and so is their product with it.
-			b.VMINPS(b.constant(math.MaxFloat32), du, du)
-			b.VMOVUPS(b.constant(1), t)
-			b.VSUBPS(s, t, t)
-			b.VMULPS(a, t, t)
-			b.VFMADD231PS(du, t, s)
-			b.VMULPS(s, da, da)
-			b.st(1, da)
-		})
-	},
-	kernel.OpSwiGLU: func(e *asm) {
-		e.loop(2, []int{0, 1, 2}, func(b *vecBody) {
-			g, u := b.ld(1), b.ld(2)
-			b.asm.gate(g, u)
-			b.st(0, u)
-		})
-	},
-	kernel.OpSwiGLUBackward: func(e *asm) {
-		e.loop(1, []int{0, 1, 2, 3, 4, 5}, func(b *vecBody) {
-			g, u, da := b.ld(3), b.ld(4), b.ld(5)
-			t, s := b.Vec(), b.Vec()
-			b.VMULPS(b.constant(-log2e), g, t)
-			b.exp2(t)
-			b.VADDPS(b.constant(1), t, t)
-			b.VMOVUPS(b.constant(1), s)
-			b.VDIVPS(t, s, s) // sigmoid(g)
-			silu, v := b.Vec(), b.Vec()
-			b.VMULPS(g, s, silu)
-			b.VMULPS(silu, u, v)
-			b.st(0, v)
-			b.VMULPS(silu, da, v)
-			b.st(2, v)
-			// silu' = s + silu (1-s)
-			b.VMOVUPS(b.constant(1), t)
-			b.VSUBPS(s, t, t)
-			b.VFMADD231PS(silu, t, s)
-			b.VMULPS(u, s, s)
-			b.VMULPS(da, s, s)
-			b.st(1, s)
-		})
-	},
 	kernel.OpSum: func(e *asm) {
 		acc := e.sums(reduceUnroll)
 		e.loop(reduceUnroll, []int{0}, func(b *vecBody) { b.VADDPS(b.ld(0), acc[b.u], acc[b.u]) })

@@ -3,11 +3,13 @@ package spec
 // Act names the activation of a feed-forward network.
 type Act string
 
-// The activations. GELU is the tanh form; SwiGLU is silu(gate) * up, where the
-// first half of fc1's outputs is the gate.
+// The activations. GELU is the tanh form, GELUErf x times the normal distribution
+// function; SwiGLU is silu(gate) * up, where the first half of fc1's outputs is the
+// gate.
 const (
-	GELU   Act = "gelu"
-	SwiGLU Act = "swiglu"
+	GELU    Act = "gelu"
+	GELUErf Act = "gelu_erf"
+	SwiGLU  Act = "swiglu"
 )
 
 // act is a row of the table of activations: all that a spec has to know of one.
@@ -21,6 +23,7 @@ type act struct {
 
 var acts = []act{
 	{GELU, 1},
+	{GELUErf, 1},
 	{SwiGLU, 2},
 }
 

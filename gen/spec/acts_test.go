@@ -5,7 +5,7 @@ import "testing"
 // A gated activation takes two outputs of the first linear for each hidden entry,
 // any other one: the reference's shapes.
 func TestActs(t *testing.T) {
-	want := map[Act]int{GELU: 1, SwiGLU: 2}
+	want := map[Act]int{GELU: 1, GELUErf: 1, SwiGLU: 2}
 	if len(Acts()) != len(want) {
 		t.Errorf("activations %v, the test knows %d", Acts(), len(want))
 	}

@@ -59,16 +59,20 @@ func (m Model) attentionWeights() int64 {
 // are floating point: exact up to 2^53, and no batch is so large that they overflow.
 func (m Model) ForwardFLOPs(batch, seq int) float64 {
 	b, s := float64(batch), float64(seq)
-	return 2*b*s*float64(m.Count().Formula) + 4*float64(m.Layers)*b*s*m.seen(seq)*float64(m.AttnDim)
+	return 2*b*s*float64(m.Count().Formula) + 4*b*s*m.seen(m.Layers, seq)*float64(m.AttnDim)
 }
 
-// seen is the number of positions that attention's cost is counted for, of a sequence
-// of seq.
-func (m Model) seen(seq int) float64 {
-	if m.Window > 0 {
-		seq = min(seq, m.Window)
+// seen is the number of positions that attention's cost is counted for in the first
+// layers, of a sequence of seq.
+func (m Model) seen(layers, seq int) (n float64) {
+	for i := range layers {
+		if w := m.LayerWindow(i); w > 0 {
+			n += float64(min(seq, w))
+		} else {
+			n += float64(seq)
+		}
 	}
-	return float64(seq)
+	return n
 }
 
 // RecomputeFLOPs counts, by the conventions of ForwardFLOPs, what a backward
@@ -88,7 +92,7 @@ func (m Model) RecomputeFLOPs(batch, seq int) float64 {
 			weights += int64(c.Weights())
 		}
 	}
-	return 2*b*s*float64(weights) + 4*float64(m.Layers-1)*b*s*m.seen(seq)*float64(m.AttnDim)
+	return 2*b*s*float64(weights) + 4*b*s*m.seen(m.Layers-1, seq)*float64(m.AttnDim)
 }
 
 // MLPFLOPs counts the share of the feed-forward networks in ForwardFLOPs.

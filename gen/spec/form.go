@@ -24,6 +24,9 @@ func (m Model) Form() Form {
 	}
 	if m.Window > 0 {
 		f.Attention += fmt.Sprintf(", a window of %d", m.Window)
+		if m.WindowLayers != "" {
+			f.Attention += fmt.Sprintf(" in layers %s", m.WindowLayers)
+		}
 	}
 	if m.ScaleAttnByLayer {
 		f.Attention += ", scores divided by the layer's number"

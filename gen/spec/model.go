@@ -56,8 +56,9 @@ type Model struct {
 	RotaryBase    float64
 	RotaryScaling RotaryScaling
 	// Window, where it is not 0, is how many positions attention sees: the last ones
-	// up to its own.
-	Window int
+	// up to its own, in the layers that WindowLayers names, or in all where it is empty.
+	Window       int
+	WindowLayers Layers
 	// ScaleAttnByLayer divides the scores by the layer's number from 1.
 	ScaleAttnByLayer bool
 	// TieEmbeddings makes the head's weight the token embedding's.
@@ -84,6 +85,15 @@ func (m Model) Output() Linear {
 // Head maps the last hidden state to logits; it never has a bias.
 func (m Model) Head() Linear {
 	return Linear{Kind: Dense, In: m.Hidden, Out: m.Vocab}
+}
+
+// LayerWindow is how many positions attention sees in layer i, counted from 0, or 0 for
+// all.
+func (m Model) LayerWindow(i int) int {
+	if m.WindowLayers != "" && !m.WindowLayers.Has(i) {
+		return 0
+	}
+	return m.Window
 }
 
 // LayerFFN is the feed-forward network of layer i, counted from 0.

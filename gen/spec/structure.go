@@ -76,11 +76,7 @@ type run struct {
 }
 
 func (r run) String() string {
-	layers := strconv.Itoa(r.lo)
-	if r.hi > r.lo {
-		layers += "-" + strconv.Itoa(r.hi)
-	}
-	return layers + ":" + r.Structure.String()
+	return stretch(r.lo, r.hi) + ":" + r.Structure.String()
 }
 
 // next reads the first run of e. What is no run ends the text.
@@ -90,29 +86,24 @@ func (e Exceptions) next() (r run, rest Exceptions, ok bool) {
 	if !ok {
 		return r, "", false
 	}
-	lo, hi, many := strings.Cut(layers, "-")
-	if !many {
-		hi = lo
-	}
-	var errs [6]error
-	r.lo, errs[0] = strconv.Atoi(lo)
-	r.hi, errs[1] = strconv.Atoi(hi)
+	var errs [4]error
+	r.lo, r.hi, ok = cutStretch(layers)
 	structure, splits, split := strings.Cut(structure, "_s")
 	structure, blocks, blocked := strings.Cut(structure, "_b")
 	kind, rank, ranked := strings.Cut(structure, "_r")
 	r.Kind = Kind(kind)
 	if ranked {
-		r.Rank, errs[2] = strconv.Atoi(rank)
+		r.Rank, errs[0] = strconv.Atoi(rank)
 	}
 	if blocked {
-		r.Blocks, errs[3] = strconv.Atoi(blocks)
+		r.Blocks, errs[1] = strconv.Atoi(blocks)
 	}
 	if split {
 		hidden, ffn, _ := strings.Cut(splits, "x")
-		r.HiddenSplit, errs[4] = strconv.Atoi(hidden)
-		r.FFNSplit, errs[5] = strconv.Atoi(ffn)
+		r.HiddenSplit, errs[2] = strconv.Atoi(hidden)
+		r.FFNSplit, errs[3] = strconv.Atoi(ffn)
 	}
-	return r, Exceptions(tail), errs == [6]error{}
+	return r, Exceptions(tail), ok && errs == [4]error{}
 }
 
 func (e Exceptions) runs() (all []run) {

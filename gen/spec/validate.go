@@ -134,6 +134,9 @@ func (m Model) Validate() error {
 	if m.Window < 0 || m.Window > MaxWidth {
 		c.fail("window", "%d is out of range, want 1 to %d, or 0 for all positions", m.Window, MaxWidth)
 	}
+	if ok && m.WindowLayers != "" {
+		c.windowLayers(m)
+	}
 	if !(m.InitStd > 0) || math.IsInf(m.InitStd, 0) {
 		c.fail("init_std", "%v is out of range, want a positive number", m.InitStd)
 	}
@@ -143,6 +146,20 @@ func (m Model) Validate() error {
 		}
 	}
 	return c.err()
+}
+
+func (c *checker) windowLayers(m Model) {
+	layers, err := ParseLayers(string(m.WindowLayers), m.Layers)
+	switch {
+	case err != nil:
+		c.fail("window_layers", "%v", err)
+	case m.Window == 0:
+		c.fail("window_layers", "%s, and there is no window", m.WindowLayers)
+	case layers == LayersOf(m.Layers, func(int) bool { return true }):
+		c.fail("window_layers", "%s are all layers, which is written as none", m.WindowLayers)
+	case layers != m.WindowLayers:
+		c.fail("window_layers", "%q is not written as %q", m.WindowLayers, layers)
+	}
 }
 
 // roughParams counts in floating point, where nothing overflows.

@@ -69,7 +69,7 @@ func (l LayerMLP) structure() spec.Structure {
 // structureFields are the keys that say what a structure is.
 var structureFields = []string{"kind", "rank", "blocks", "hidden_split", "ffn_split"}
 
-// Layers names a layer, 3, or several, 0-3.
+// Layers names a layer, 3, or several, 0-3; of window_layers a list of these.
 type Layers string
 
 const wantedLayers = "a layer such as 3, or several such as 0-3"

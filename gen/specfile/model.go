@@ -70,6 +70,9 @@ type Section struct {
 	// Window is how many positions attention sees: the last ones, its own among them.
 	// With 0 it sees all.
 	Window int `yaml:"window"` // tokens; 0 to 2^20
+	// WindowLayers names the layers that have the window, counted from 0. The others see
+	// all positions.
+	WindowLayers Layers `yaml:"window_layers,omitempty"` // layers; numbers and stretches from 0 on, `0-3 5`; all
 	// ScaleAttn divides attention's scores by the layer's number, counted from 1.
 	ScaleAttn bool `yaml:"scale_attn_by_layer"`
 	// Tie makes the head's weight that of the token embedding.
@@ -84,19 +87,29 @@ type Section struct {
 // RotaryScaling is the section rotary_scaling of a model.
 type RotaryScaling struct {
 	// Type says which frequencies: all are divided by Factor (linear), or those of few
-	// turns within OriginalPositions (llama3).
-	Type spec.Scaling `yaml:"type,omitempty"` // linear, llama3
+	// turns within OriginalPositions (llama3, yarn).
+	Type spec.Scaling `yaml:"type,omitempty"` // linear, llama3, yarn
 	// Factor divides frequencies.
 	Factor float64 `yaml:"factor,omitempty"` // 1 to 1e6
 	// LowFreqFactor is where llama3 begins: with fewer turns within OriginalPositions
-	// frequencies are divided by Factor. Linear has none.
+	// frequencies are divided by Factor. The others have none.
 	LowFreqFactor float64 `yaml:"low_freq_factor,omitempty"` // turns; above 0, below HighFreqFactor; required
 	// HighFreqFactor is where llama3 ends: with more turns frequencies stay as they
-	// are, and between the two they are divided by less. Linear has none.
+	// are, and between the two they are divided by less. The others have none.
 	HighFreqFactor float64 `yaml:"high_freq_factor,omitempty"` // turns; above LowFreqFactor; required
-	// OriginalPositions is the longest sequence of llama3's first training. Linear has
-	// none.
+	// OriginalPositions is the longest sequence of the first training. Linear has none.
 	OriginalPositions int `yaml:"original_max_positions,omitempty"` // tokens; 1 to 2^20
+	// BetaFast is where yarn begins: pairs of more turns within OriginalPositions stay as
+	// they are. The others have none.
+	BetaFast *float64 `yaml:"beta_fast,omitempty"` // turns; above BetaSlow; 32
+	// BetaSlow is where yarn ends: pairs of fewer turns are divided by Factor, and those
+	// between the two by less. The others have none.
+	BetaSlow *float64 `yaml:"beta_slow,omitempty"` // turns; above 0, below BetaFast; 1
+	// AttentionFactor is what yarn multiplies rotated queries and keys by. The others have
+	// none.
+	AttentionFactor *float64 `yaml:"attention_factor,omitempty"` // times; above 0; 1 and a tenth of Factor's logarithm
+	// Truncate says that yarn begins and ends with whole pairs. The others have none.
+	Truncate *bool `yaml:"truncate,omitempty"` // true
 }
 
 // NewSection returns the defaults: those of the paper's models.
@@ -110,6 +123,8 @@ func (m *Section) Clone() Section {
 	c := *m
 	c.AttnDim, c.KVHeads = clone(m.AttnDim), clone(m.KVHeads)
 	c.QKVBias, c.OutputBias, c.FFNBias = clone(m.QKVBias), clone(m.OutputBias), clone(m.FFNBias)
+	r := &c.RotaryScaling
+	r.BetaFast, r.BetaSlow, r.AttentionFactor, r.Truncate = clone(r.BetaFast), clone(r.BetaSlow), clone(r.AttentionFactor), clone(r.Truncate)
 	c.MLP.Except, c.MLP.list = slices.Clone(m.MLP.Except), slices.Clone(m.MLP.list)
 	return c
 }
@@ -138,8 +153,27 @@ func (m *Section) Spec(name string) (spec.Model, error) {
 		AttnDim: or(m.AttnDim, m.Hidden), QHeads: m.QHeads, KVHeads: or(m.KVHeads, m.QHeads), MaxPositions: m.MaxPositions,
 		Act: m.Act, QKVBias: or(m.QKVBias, m.Bias), OutputBias: or(m.OutputBias, m.Bias), FFNBias: or(m.FFNBias, m.Bias),
 		Norm: m.Norm, NormEps: m.NormEps, QKNorm: m.QKNorm,
-		Position: m.Position, RotaryBase: m.RotaryBase, RotaryScaling: spec.RotaryScaling(m.RotaryScaling), Window: m.Window,
+		Position: m.Position, RotaryBase: m.RotaryBase, RotaryScaling: m.RotaryScaling.spec(), Window: m.Window,
 		ScaleAttnByLayer: m.ScaleAttn, TieEmbeddings: m.Tie, InitStd: m.InitStd, InitFanIn: m.InitFanIn,
 	}
+	s.WindowLayers = spec.Layers(m.WindowLayers)
+	n := min(m.Layers, spec.MaxLayers)
+	if layers, err := spec.ParseLayers(string(m.WindowLayers), n); err == nil { // else it is the model's to say
+		if s.WindowLayers = layers; layers == spec.LayersOf(n, func(int) bool { return true }) {
+			s.WindowLayers = ""
+		}
+	}
 	return s, m.MLP.fill(&s)
+}
+
+// spec is the scaling with its defaults.
+func (r RotaryScaling) spec() spec.RotaryScaling {
+	s := spec.RotaryScaling{Type: r.Type, Factor: r.Factor, LowFreqFactor: r.LowFreqFactor, HighFreqFactor: r.HighFreqFactor,
+		OriginalPositions: r.OriginalPositions, BetaFast: or(r.BetaFast, 0), BetaSlow: or(r.BetaSlow, 0), AttentionFactor: or(r.AttentionFactor, 0),
+		Between: !or(r.Truncate, true)}
+	if s.Type == spec.YarnScaling {
+		s.BetaFast, s.BetaSlow = or(r.BetaFast, spec.YarnBetaFast), or(r.BetaSlow, spec.YarnBetaSlow)
+		s.AttentionFactor = or(r.AttentionFactor, spec.YarnAttentionFactor(s.Factor))
+	}
+	return s
 }

@@ -205,10 +205,16 @@ func mul_f32_any_10x16_avx512(a *kernel.Args)
 func mul_f32_any_10x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_10x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_10x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_10x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_10x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_10x32_swiglu_avx512(a *kernel.Args)
@@ -220,10 +226,16 @@ func mul_f32_any_11x16_avx512(a *kernel.Args)
 func mul_f32_any_11x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_11x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_11x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_11x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_11x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_11x32_swiglu_avx512(a *kernel.Args)
@@ -235,10 +247,16 @@ func mul_f32_any_12x16_avx512(a *kernel.Args)
 func mul_f32_any_12x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_12x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_12x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_12x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_12x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_12x32_swiglu_avx512(a *kernel.Args)
@@ -250,10 +268,16 @@ func mul_f32_any_13x16_avx512(a *kernel.Args)
 func mul_f32_any_13x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_13x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_13x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_13x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_13x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_13x32_swiglu_avx512(a *kernel.Args)
@@ -265,10 +289,16 @@ func mul_f32_any_14x16_avx512(a *kernel.Args)
 func mul_f32_any_14x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_14x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_14x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_14x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_14x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_14x32_swiglu_avx512(a *kernel.Args)
@@ -280,10 +310,16 @@ func mul_f32_any_1x16_avx512(a *kernel.Args)
 func mul_f32_any_1x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_swiglu_avx512(a *kernel.Args)
@@ -295,10 +331,16 @@ func mul_f32_any_1x48_avx512(a *kernel.Args)
 func mul_f32_any_1x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x64_swiglu_avx512(a *kernel.Args)
@@ -310,10 +352,16 @@ func mul_f32_any_2x16_avx512(a *kernel.Args)
 func mul_f32_any_2x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx512(a *kernel.Args)
@@ -325,10 +373,16 @@ func mul_f32_any_2x48_avx512(a *kernel.Args)
 func mul_f32_any_2x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x64_swiglu_avx512(a *kernel.Args)
@@ -340,10 +394,16 @@ func mul_f32_any_3x16_avx512(a *kernel.Args)
 func mul_f32_any_3x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_swiglu_avx512(a *kernel.Args)
@@ -355,10 +415,16 @@ func mul_f32_any_3x48_avx512(a *kernel.Args)
 func mul_f32_any_3x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x64_swiglu_avx512(a *kernel.Args)
@@ -370,10 +436,16 @@ func mul_f32_any_4x16_avx512(a *kernel.Args)
 func mul_f32_any_4x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx512(a *kernel.Args)
@@ -385,10 +457,16 @@ func mul_f32_any_4x48_avx512(a *kernel.Args)
 func mul_f32_any_4x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x64_swiglu_avx512(a *kernel.Args)
@@ -400,10 +478,16 @@ func mul_f32_any_5x16_avx512(a *kernel.Args)
 func mul_f32_any_5x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_swiglu_avx512(a *kernel.Args)
@@ -415,10 +499,16 @@ func mul_f32_any_5x48_avx512(a *kernel.Args)
 func mul_f32_any_5x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x64_swiglu_avx512(a *kernel.Args)
@@ -430,10 +520,16 @@ func mul_f32_any_6x16_avx512(a *kernel.Args)
 func mul_f32_any_6x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx512(a *kernel.Args)
@@ -445,10 +541,16 @@ func mul_f32_any_6x48_avx512(a *kernel.Args)
 func mul_f32_any_6x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x64_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x64_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x64_swiglu_avx512(a *kernel.Args)
@@ -460,10 +562,16 @@ func mul_f32_any_7x16_avx512(a *kernel.Args)
 func mul_f32_any_7x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_7x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_7x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_7x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_7x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_7x32_swiglu_avx512(a *kernel.Args)
@@ -475,16 +583,25 @@ func mul_f32_any_7x48_avx512(a *kernel.Args)
 func mul_f32_any_7x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_7x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_8x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_8x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_8x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_8x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_8x32_swiglu_avx512(a *kernel.Args)
@@ -496,16 +613,25 @@ func mul_f32_any_8x48_avx512(a *kernel.Args)
 func mul_f32_any_8x48_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_8x48_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_9x16_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x16_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_9x16_gelu_erf_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_9x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_9x32_gelu_erf_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_9x32_swiglu_avx512(a *kernel.Args)
@@ -679,10 +805,16 @@ func mul_f32_any_1x16_avx2(a *kernel.Args)
 func mul_f32_any_1x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_1x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_1x32_swiglu_avx2(a *kernel.Args)
@@ -694,16 +826,25 @@ func mul_f32_any_1x48_avx2(a *kernel.Args)
 func mul_f32_any_1x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_1x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_2x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_2x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_2x32_swiglu_avx2(a *kernel.Args)
@@ -715,16 +856,25 @@ func mul_f32_any_2x48_avx2(a *kernel.Args)
 func mul_f32_any_2x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_2x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_3x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_3x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_3x32_swiglu_avx2(a *kernel.Args)
@@ -736,16 +886,25 @@ func mul_f32_any_3x48_avx2(a *kernel.Args)
 func mul_f32_any_3x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_3x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_4x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_4x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_4x32_swiglu_avx2(a *kernel.Args)
@@ -757,16 +916,25 @@ func mul_f32_any_4x48_avx2(a *kernel.Args)
 func mul_f32_any_4x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_4x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_5x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_5x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_5x32_swiglu_avx2(a *kernel.Args)
@@ -778,16 +946,25 @@ func mul_f32_any_5x48_avx2(a *kernel.Args)
 func mul_f32_any_5x48_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_5x48_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x16_gelu_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_f32_any_6x16_gelu_erf_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_f32_any_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x32_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x32_swiglu_avx2(a *kernel.Args)
@@ -797,6 +974,9 @@ func mul_f32_any_6x48_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_any_6x48_gelu_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_f32_any_6x48_gelu_erf_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_1x16_avx2(a *kernel.Args)

@@ -6492,57 +6492,322 @@ skip335:
 	VMOVUPS Y1, 32(DX)
 
 skip336:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row337:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row337
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
 	JL          tile325
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile338:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip339
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip339:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg340:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest341
+
+main343:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      96(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+256, DX
+	SUBQ         $+4, R9
+	JGE          main343
+
+rest341:
+	ADDQ $+4, R9
+	JZ   end342
+
+one344:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+64, DX
+	DECQ         R9
+	JNZ          one344
+
+end342:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg340
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip345
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip345:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip346
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip346:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip347
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip347:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip348
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip348:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip349
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip349:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row350:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row350
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile338
 	VZEROUPPER
 	RET
 
@@ -6552,7 +6817,7 @@ TEXT ·mul_f32_any_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile337:
+tile351:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -6574,14 +6839,14 @@ tile337:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg338:
+seg352:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest339
+	JL   rest353
 
-main341:
+main355:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6608,13 +6873,13 @@ main341:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main341
+	JGE          main355
 
-rest339:
+rest353:
 	ADDQ $+4, R9
-	JZ   end340
+	JZ   end354
 
-one342:
+one356:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6623,31 +6888,31 @@ one342:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one342
+	JNZ          one356
 
-end340:
+end354:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg338
+	JNZ          seg352
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip343
+	JZ           skip357
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip343:
+skip357:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip344
+	JZ     skip358
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip344:
+skip358:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip345
+	JZ      skip359
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6662,17 +6927,17 @@ skip344:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip345:
+skip359:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip346
+	JZ     skip360
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip346:
+skip360:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6682,7 +6947,7 @@ skip346:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile337
+	JL      tile351
 	VZEROUPPER
 	RET
 
@@ -6692,7 +6957,7 @@ TEXT ·mul_f32_any_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile347:
+tile361:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -6710,27 +6975,27 @@ tile347:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip348
+	JZ         skip362
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip348:
+skip362:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg349:
+seg363:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest350
+	JL   rest364
 
-main352:
+main366:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6757,13 +7022,13 @@ main352:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main352
+	JGE          main366
 
-rest350:
+rest364:
 	ADDQ $+4, R9
-	JZ   end351
+	JZ   end365
 
-one353:
+one367:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6772,31 +7037,31 @@ one353:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one353
+	JNZ          one367
 
-end351:
+end365:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg349
+	JNZ          seg363
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip354
+	JZ           skip368
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip354:
+skip368:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip355
+	JZ     skip369
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip355:
+skip369:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip356
+	JZ      skip370
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6811,79 +7076,356 @@ skip355:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip356:
+skip370:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip357
+	JZ     skip371
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip357:
+skip371:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip358
+	JZ      skip372
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip358:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+skip372:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row373:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row373
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile347
+	JL          tile361
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile374:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip375
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip375:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg376:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest377
+
+main379:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      256(DX), Y2
+	VMOVUPS      288(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+512, DX
+	SUBQ         $+4, R9
+	JGE          main379
+
+rest377:
+	ADDQ $+4, R9
+	JZ   end378
+
+one380:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+128, DX
+	DECQ         R9
+	JNZ          one380
+
+end378:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg376
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip381
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip381:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip382
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip382:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip383
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip383:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip384
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip384:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip385
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip385:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row386:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row386
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile374
 	VZEROUPPER
 	RET
 
@@ -6893,7 +7435,7 @@ TEXT ·mul_f32_any_1x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile359:
+tile387:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -6911,7 +7453,7 @@ tile359:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip360
+	JZ         skip388
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -6922,21 +7464,21 @@ tile359:
 	ADDQ       96(AX), BX
 	PREFETCHT0 (BX)
 
-skip360:
+skip388:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg361:
+seg389:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest362
+	JL   rest390
 
-main364:
+main392:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6963,13 +7505,13 @@ main364:
 	ADDQ         SI, R8
 	ADDQ         $+512, DX
 	SUBQ         $+4, R9
-	JGE          main364
+	JGE          main392
 
-rest362:
+rest390:
 	ADDQ $+4, R9
-	JZ   end363
+	JZ   end391
 
-one365:
+one393:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      64(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -6978,21 +7520,21 @@ one365:
 	ADDQ         SI, R8
 	ADDQ         $+128, DX
 	DECQ         R9
-	JNZ          one365
+	JNZ          one393
 
-end363:
+end391:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg361
+	JNZ          seg389
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip366
+	JZ           skip394
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip366:
+skip394:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip367
+	JZ     skip395
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -7003,10 +7545,10 @@ skip366:
 	ADDQ   96(AX), DX
 	VADDPS (DX), Y1, Y1
 
-skip367:
+skip395:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip368
+	JZ      skip396
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7021,10 +7563,10 @@ skip367:
 	VMOVUPS 64(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip368:
+skip396:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip369
+	JZ      skip397
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -7035,13 +7577,13 @@ skip368:
 	ADDQ    96(AX), DX
 	VMOVUPS Y1, (DX)
 
-skip369:
+skip397:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip370
+	JNZ         skip398
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y2
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y2
 	VMINPS      constants_avx2<>+96(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -7058,16 +7600,16 @@ skip369:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
-skip370:
+skip398:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile359
+	JL   tile387
 	VZEROUPPER
 	RET
 
@@ -7077,7 +7619,7 @@ TEXT ·mul_f32_any_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile371:
+tile399:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -7093,14 +7635,14 @@ tile371:
 	MOVQ       48(AX), BX
 	MOVQ       56(AX), DI
 
-seg372:
+seg400:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest373
+	JL   rest401
 
-main375:
+main403:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -7127,13 +7669,13 @@ main375:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main375
+	JGE          main403
 
-rest373:
+rest401:
 	ADDQ $+4, R9
-	JZ   end374
+	JZ   end402
 
-one376:
+one404:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -7142,31 +7684,31 @@ one376:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one376
+	JNZ          one404
 
-end374:
+end402:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg372
+	JNZ          seg400
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip377
+	JZ           skip405
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip377:
+skip405:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip378
+	JZ     skip406
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip378:
+skip406:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip379
+	JZ      skip407
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7175,17 +7717,17 @@ skip378:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip379:
+skip407:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip380
+	JZ     skip408
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip380:
+skip408:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7195,7 +7737,7 @@ skip380:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile371
+	JL      tile399
 	VZEROUPPER
 	RET
 
@@ -7205,7 +7747,7 @@ TEXT ·mul_f32_any_1x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile381:
+tile409:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -7217,27 +7759,27 @@ tile381:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip382
+	JZ         skip410
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip382:
+skip410:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), SI
 	LEAQ (BX)(BX*2), BX
 	MOVQ 48(AX), BX
 	MOVQ 56(AX), DI
 
-seg383:
+seg411:
 	MOVQ (AX), R8
 	ADDQ (BX), R8
 	MOVQ 8(BX), R9
 	SUBQ $+4, R9
-	JL   rest384
+	JL   rest412
 
-main386:
+main414:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -7264,13 +7806,13 @@ main386:
 	ADDQ         SI, R8
 	ADDQ         $+768, DX
 	SUBQ         $+4, R9
-	JGE          main386
+	JGE          main414
 
-rest384:
+rest412:
 	ADDQ $+4, R9
-	JZ   end385
+	JZ   end413
 
-one387:
+one415:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (R8), Y4
@@ -7279,31 +7821,31 @@ one387:
 	ADDQ         SI, R8
 	ADDQ         $+192, DX
 	DECQ         R9
-	JNZ          one387
+	JNZ          one415
 
-end385:
+end413:
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          seg383
+	JNZ          seg411
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip388
+	JZ           skip416
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip388:
+skip416:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip389
+	JZ     skip417
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip389:
+skip417:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip390
+	JZ      skip418
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7312,79 +7854,344 @@ skip389:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip390:
+skip418:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip391
+	JZ     skip419
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip391:
+skip419:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip392
+	JZ      skip420
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip392:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+skip420:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row421:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row421
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile381
+	JL          tile409
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_1x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_1x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile422:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip423
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip423:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), SI
+	LEAQ (BX)(BX*2), BX
+	MOVQ 48(AX), BX
+	MOVQ 56(AX), DI
+
+seg424:
+	MOVQ (AX), R8
+	ADDQ (BX), R8
+	MOVQ 8(BX), R9
+	SUBQ $+4, R9
+	JL   rest425
+
+main427:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      224(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	VMOVUPS      576(DX), Y2
+	VMOVUPS      608(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+768, DX
+	SUBQ         $+4, R9
+	JGE          main427
+
+rest425:
+	ADDQ $+4, R9
+	JZ   end426
+
+one428:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         SI, R8
+	ADDQ         $+192, DX
+	DECQ         R9
+	JNZ          one428
+
+end426:
+	ADDQ         $+16, BX
+	DECQ         DI
+	JNZ          seg424
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip429
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip429:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip430
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip430:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip431
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip431:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip432
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip432:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip433
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip433:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row434:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row434
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile422
 	VZEROUPPER
 	RET
 
@@ -7394,7 +8201,7 @@ TEXT ·mul_f32_any_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile393:
+tile435:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7416,14 +8223,14 @@ tile393:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg394:
+seg436:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest395
+	JL   rest437
 
-main397:
+main439:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7462,13 +8269,13 @@ main397:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main397
+	JGE          main439
 
-rest395:
+rest437:
 	ADDQ $+4, R10
-	JZ   end396
+	JZ   end438
 
-one398:
+one440:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7480,23 +8287,23 @@ one398:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one398
+	JNZ          one440
 
-end396:
+end438:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg394
+	JNZ          seg436
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip399
+	JZ           skip441
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip399:
+skip441:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip400
+	JZ     skip442
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7507,10 +8314,10 @@ skip399:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip400:
+skip442:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip401
+	JZ      skip443
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7521,10 +8328,10 @@ skip400:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip401:
+skip443:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip402
+	JZ     skip444
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7535,7 +8342,7 @@ skip401:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip402:
+skip444:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7548,7 +8355,7 @@ skip402:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile393
+	JL      tile435
 	VZEROUPPER
 	RET
 
@@ -7558,7 +8365,7 @@ TEXT ·mul_f32_any_2x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile403:
+tile445:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7576,7 +8383,7 @@ tile403:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip404
+	JZ         skip446
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -7585,21 +8392,21 @@ tile403:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip404:
+skip446:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg405:
+seg447:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest406
+	JL   rest448
 
-main408:
+main450:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7638,13 +8445,13 @@ main408:
 	ADDQ         DI, R9
 	ADDQ         $+256, DX
 	SUBQ         $+4, R10
-	JGE          main408
+	JGE          main450
 
-rest406:
+rest448:
 	ADDQ $+4, R10
-	JZ   end407
+	JZ   end449
 
-one409:
+one451:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7656,23 +8463,23 @@ one409:
 	ADDQ         DI, R9
 	ADDQ         $+64, DX
 	DECQ         R10
-	JNZ          one409
+	JNZ          one451
 
-end407:
+end449:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg405
+	JNZ          seg447
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip410
+	JZ           skip452
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip410:
+skip452:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip411
+	JZ     skip453
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7683,10 +8490,10 @@ skip410:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip411:
+skip453:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip412
+	JZ      skip454
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7697,10 +8504,10 @@ skip411:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip412:
+skip454:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip413
+	JZ     skip455
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7711,10 +8518,10 @@ skip412:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip413:
+skip455:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip414
+	JZ      skip456
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7725,7 +8532,7 @@ skip413:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip414:
+skip456:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7741,60 +8548,354 @@ skip414:
 	ADDQ    SI, DX
 	MOVQ    $0x00000002, SI
 
-row415:
+row457:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row415
+	JNZ         row457
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile403
+	JL          tile445
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile458:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip459
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip459:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg460:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest461
+
+main463:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      64(DX), Y4
+	VMOVUPS      96(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+256, DX
+	SUBQ         $+4, R10
+	JGE          main463
+
+rest461:
+	ADDQ $+4, R10
+	JZ   end462
+
+one464:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+64, DX
+	DECQ         R10
+	JNZ          one464
+
+end462:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg460
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip465
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip465:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip466
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip466:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip467
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip467:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip468
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip468:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip469
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip469:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row470:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row470
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile458
 	VZEROUPPER
 	RET
 
@@ -7804,7 +8905,7 @@ TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile416:
+tile471:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7831,14 +8932,14 @@ tile416:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg417:
+seg472:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest418
+	JL   rest473
 
-main420:
+main475:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7877,13 +8978,13 @@ main420:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main420
+	JGE          main475
 
-rest418:
+rest473:
 	ADDQ $+4, R10
-	JZ   end419
+	JZ   end474
 
-one421:
+one476:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7895,23 +8996,23 @@ one421:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one421
+	JNZ          one476
 
-end419:
+end474:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg417
+	JNZ          seg472
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip422
+	JZ           skip477
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip422:
+skip477:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip423
+	JZ     skip478
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7922,10 +9023,10 @@ skip422:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip423:
+skip478:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip424
+	JZ      skip479
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7942,10 +9043,10 @@ skip423:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip424:
+skip479:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip425
+	JZ     skip480
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7956,7 +9057,7 @@ skip424:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip425:
+skip480:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -7970,7 +9071,7 @@ skip425:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile416
+	JL      tile471
 	VZEROUPPER
 	RET
 
@@ -7980,7 +9081,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile426:
+tile481:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8003,7 +9104,7 @@ tile426:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip427
+	JZ         skip482
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -8012,21 +9113,21 @@ tile426:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip427:
+skip482:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg428:
+seg483:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest429
+	JL   rest484
 
-main431:
+main486:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8065,13 +9166,13 @@ main431:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main431
+	JGE          main486
 
-rest429:
+rest484:
 	ADDQ $+4, R10
-	JZ   end430
+	JZ   end485
 
-one432:
+one487:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8083,23 +9184,23 @@ one432:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one432
+	JNZ          one487
 
-end430:
+end485:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg428
+	JNZ          seg483
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip433
+	JZ           skip488
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip433:
+skip488:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip434
+	JZ     skip489
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8110,10 +9211,10 @@ skip433:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip434:
+skip489:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip435
+	JZ      skip490
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8130,10 +9231,10 @@ skip434:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip435:
+skip490:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip436
+	JZ     skip491
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8144,10 +9245,10 @@ skip435:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip436:
+skip491:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip437
+	JZ      skip492
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8158,7 +9259,7 @@ skip436:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip437:
+skip492:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8174,61 +9275,367 @@ skip437:
 	ADDQ    SI, DX
 	MOVQ    $0x00000002, SI
 
-row438:
+row493:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row438
+	JNZ         row493
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile426
+	JL          tile481
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile494:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip495
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip495:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg496:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest497
+
+main499:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      128(DX), Y4
+	VMOVUPS      160(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      256(DX), Y4
+	VMOVUPS      288(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+512, DX
+	SUBQ         $+4, R10
+	JGE          main499
+
+rest497:
+	ADDQ $+4, R10
+	JZ   end498
+
+one500:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+128, DX
+	DECQ         R10
+	JNZ          one500
+
+end498:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg496
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip501
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip501:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip502
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip502:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip503
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip503:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip504
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip504:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip505
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip505:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row506:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row506
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile494
 	VZEROUPPER
 	RET
 
@@ -8238,7 +9645,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile439:
+tile507:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8261,7 +9668,7 @@ tile439:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip440
+	JZ         skip508
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -8278,21 +9685,21 @@ tile439:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip440:
+skip508:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg441:
+seg509:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest442
+	JL   rest510
 
-main444:
+main512:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8331,13 +9738,13 @@ main444:
 	ADDQ         DI, R9
 	ADDQ         $+512, DX
 	SUBQ         $+4, R10
-	JGE          main444
+	JGE          main512
 
-rest442:
+rest510:
 	ADDQ $+4, R10
-	JZ   end443
+	JZ   end511
 
-one445:
+one513:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8349,23 +9756,23 @@ one445:
 	ADDQ         DI, R9
 	ADDQ         $+128, DX
 	DECQ         R10
-	JNZ          one445
+	JNZ          one513
 
-end443:
+end511:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg441
+	JNZ          seg509
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip446
+	JZ           skip514
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip446:
+skip514:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip447
+	JZ     skip515
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -8382,10 +9789,10 @@ skip446:
 	ADDQ   BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip447:
+skip515:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip448
+	JZ      skip516
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8402,10 +9809,10 @@ skip447:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip448:
+skip516:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip449
+	JZ      skip517
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -8422,14 +9829,14 @@ skip448:
 	ADDQ    BX, DX
 	VMOVUPS Y3, (DX)
 
-skip449:
+skip517:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip450
+	JNZ         skip518
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y4
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y4
 	VMINPS      constants_avx2<>+96(SB), Y4, Y4
 	VMAXPS      constants_avx2<>+128(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
@@ -8446,11 +9853,11 @@ skip449:
 	VPADDD      Y5, Y6, Y6
 	VMOVAPS     Y6, Y4
 	VADDPS      constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS      Y4, Y0, Y4
-	VMULPS      Y4, Y1, Y1
+	VDIVPS      Y4, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y2, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -8467,16 +9874,16 @@ skip449:
 	VPADDD      Y1, Y4, Y4
 	VMOVAPS     Y4, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 
-skip450:
+skip518:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile439
+	JL   tile507
 	VZEROUPPER
 	RET
 
@@ -8486,7 +9893,7 @@ TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile451:
+tile519:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8507,14 +9914,14 @@ tile451:
 	MOVQ       48(AX), SI
 	MOVQ       56(AX), R8
 
-seg452:
+seg520:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest453
+	JL   rest521
 
-main455:
+main523:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8553,13 +9960,13 @@ main455:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main455
+	JGE          main523
 
-rest453:
+rest521:
 	ADDQ $+4, R10
-	JZ   end454
+	JZ   end522
 
-one456:
+one524:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8571,23 +9978,23 @@ one456:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one456
+	JNZ          one524
 
-end454:
+end522:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg452
+	JNZ          seg520
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip457
+	JZ           skip525
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip457:
+skip525:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip458
+	JZ     skip526
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8598,10 +10005,10 @@ skip457:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip458:
+skip526:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip459
+	JZ      skip527
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8612,10 +10019,10 @@ skip458:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip459:
+skip527:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip460
+	JZ     skip528
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8626,7 +10033,7 @@ skip459:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip460:
+skip528:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8640,7 +10047,7 @@ skip460:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile451
+	JL      tile519
 	VZEROUPPER
 	RET
 
@@ -8650,7 +10057,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile461:
+tile529:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8667,7 +10074,7 @@ tile461:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip462
+	JZ         skip530
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -8676,21 +10083,21 @@ tile461:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip462:
+skip530:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg463:
+seg531:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL   rest464
+	JL   rest532
 
-main466:
+main534:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8729,13 +10136,13 @@ main466:
 	ADDQ         DI, R9
 	ADDQ         $+768, DX
 	SUBQ         $+4, R10
-	JGE          main466
+	JGE          main534
 
-rest464:
+rest532:
 	ADDQ $+4, R10
-	JZ   end465
+	JZ   end533
 
-one467:
+one535:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8747,23 +10154,23 @@ one467:
 	ADDQ         DI, R9
 	ADDQ         $+192, DX
 	DECQ         R10
-	JNZ          one467
+	JNZ          one535
 
-end465:
+end533:
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          seg463
+	JNZ          seg531
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip468
+	JZ           skip536
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip468:
+skip536:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip469
+	JZ     skip537
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8774,10 +10181,10 @@ skip468:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip469:
+skip537:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip470
+	JZ      skip538
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8788,10 +10195,10 @@ skip469:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip470:
+skip538:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip471
+	JZ     skip539
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8802,10 +10209,10 @@ skip470:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip471:
+skip539:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip472
+	JZ      skip540
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8816,7 +10223,7 @@ skip471:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip472:
+skip540:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8832,61 +10239,355 @@ skip472:
 	ADDQ    SI, DX
 	MOVQ    $0x00000002, SI
 
-row473:
+row541:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row473
+	JNZ         row541
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile461
+	JL          tile529
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_2x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_2x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile542:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip543
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip543:
+	MOVQ 64(AX), BX
+	MOVQ 72(AX), DI
+	LEAQ (BX)(BX*2), SI
+	MOVQ 48(AX), SI
+	MOVQ 56(AX), R8
+
+seg544:
+	MOVQ (AX), R9
+	ADDQ (SI), R9
+	MOVQ 8(SI), R10
+	SUBQ $+4, R10
+	JL   rest545
+
+main547:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      192(DX), Y4
+	VMOVUPS      224(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      384(DX), Y4
+	VMOVUPS      416(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	VMOVUPS      576(DX), Y4
+	VMOVUPS      608(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+768, DX
+	SUBQ         $+4, R10
+	JGE          main547
+
+rest545:
+	ADDQ $+4, R10
+	JZ   end546
+
+one548:
+	VMOVUPS      (DX), Y4
+	VMOVUPS      32(DX), Y5
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y4, Y6, Y0
+	VFMADD231PS  Y5, Y6, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y4, Y6, Y2
+	VFMADD231PS  Y5, Y6, Y3
+	ADDQ         DI, R9
+	ADDQ         $+192, DX
+	DECQ         R10
+	JNZ          one548
+
+end546:
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          seg544
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip549
+	VBROADCASTSS 128(AX), Y4
+	VMULPS       Y4, Y0, Y0
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y4, Y3, Y3
+
+skip549:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip550
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip550:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip551
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS  Y4, Y0, Y0
+	VADDPS  Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS  Y4, Y1, Y1
+	VADDPS  Y4, Y3, Y3
+
+skip551:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip552
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip552:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip553
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+
+skip553:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000002, SI
+
+row554:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row554
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile542
 	VZEROUPPER
 	RET
 
@@ -8896,7 +10597,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile474:
+tile555:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8918,24 +10619,24 @@ tile474:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead475
+	JNZ        ahead556
 	MOVQ       DX, BX
 
-ahead475:
+ahead556:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg476:
+seg557:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest477
+	JL   rest558
 
-main479:
+main560:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -8989,13 +10690,13 @@ main479:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main479
+	JGE          main560
 
-rest477:
+rest558:
 	ADDQ $+4, R11
-	JZ   end478
+	JZ   end559
 
-one480:
+one561:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9010,15 +10711,15 @@ one480:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one480
+	JNZ          one561
 
-end478:
+end559:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg476
+	JNZ          seg557
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip481
+	JZ           skip562
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9027,9 +10728,9 @@ end478:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip481:
+skip562:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip482
+	JZ     skip563
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9043,10 +10744,10 @@ skip481:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip482:
+skip563:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip483
+	JZ      skip564
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9059,10 +10760,10 @@ skip482:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip483:
+skip564:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip484
+	JZ     skip565
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9076,7 +10777,7 @@ skip483:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip484:
+skip565:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9092,7 +10793,7 @@ skip484:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile474
+	JL      tile555
 	VZEROUPPER
 	RET
 
@@ -9102,7 +10803,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile485:
+tile566:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9124,7 +10825,7 @@ tile485:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip486
+	JZ         skip567
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9135,27 +10836,27 @@ tile485:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip486:
+skip567:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead487
+	JNZ   ahead568
 	MOVQ  DX, BX
 
-ahead487:
+ahead568:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg488:
+seg569:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest489
+	JL   rest570
 
-main491:
+main572:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9209,13 +10910,13 @@ main491:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R11
-	JGE          main491
+	JGE          main572
 
-rest489:
+rest570:
 	ADDQ $+4, R11
-	JZ   end490
+	JZ   end571
 
-one492:
+one573:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9230,15 +10931,15 @@ one492:
 	ADDQ         R8, R10
 	ADDQ         $+64, DX
 	DECQ         R11
-	JNZ          one492
+	JNZ          one573
 
-end490:
+end571:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg488
+	JNZ          seg569
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip493
+	JZ           skip574
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9247,9 +10948,9 @@ end490:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip493:
+skip574:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip494
+	JZ     skip575
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9263,10 +10964,10 @@ skip493:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip494:
+skip575:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip495
+	JZ      skip576
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9279,10 +10980,10 @@ skip494:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip495:
+skip576:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip496
+	JZ     skip577
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9296,10 +10997,10 @@ skip495:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip496:
+skip577:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip497
+	JZ      skip578
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9313,7 +11014,7 @@ skip496:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip497:
+skip578:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9332,60 +11033,401 @@ skip497:
 	ADDQ    SI, DX
 	MOVQ    $0x00000003, SI
 
-row498:
+row579:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row498
+	JNZ         row579
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile485
+	JL          tile566
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile580:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip581
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip581:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead582
+	MOVQ  DX, BX
+
+ahead582:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg583:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest584
+
+main586:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      64(DX), Y6
+	VMOVUPS      96(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VMOVUPS      160(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R11
+	JGE          main586
+
+rest584:
+	ADDQ $+4, R11
+	JZ   end585
+
+one587:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+64, DX
+	DECQ         R11
+	JNZ          one587
+
+end585:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg583
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip588
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip588:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip589
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip589:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip590
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip590:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip591
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip591:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip592
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip592:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row593:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row593
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile580
 	VZEROUPPER
 	RET
 
@@ -9395,7 +11437,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile499:
+tile594:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9422,24 +11464,24 @@ tile499:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead500
+	JNZ        ahead595
 	MOVQ       DX, BX
 
-ahead500:
+ahead595:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg501:
+seg596:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest502
+	JL   rest597
 
-main504:
+main599:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9493,13 +11535,13 @@ main504:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main504
+	JGE          main599
 
-rest502:
+rest597:
 	ADDQ $+4, R11
-	JZ   end503
+	JZ   end598
 
-one505:
+one600:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9514,15 +11556,15 @@ one505:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one505
+	JNZ          one600
 
-end503:
+end598:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg501
+	JNZ          seg596
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip506
+	JZ           skip601
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9531,9 +11573,9 @@ end503:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip506:
+skip601:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip507
+	JZ     skip602
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9547,10 +11589,10 @@ skip506:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip507:
+skip602:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip508
+	JZ      skip603
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9569,10 +11611,10 @@ skip507:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip508:
+skip603:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip509
+	JZ     skip604
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9586,7 +11628,7 @@ skip508:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip509:
+skip604:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9603,7 +11645,7 @@ skip509:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile499
+	JL      tile594
 	VZEROUPPER
 	RET
 
@@ -9613,7 +11655,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile510:
+tile605:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9640,7 +11682,7 @@ tile510:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip511
+	JZ         skip606
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -9651,27 +11693,27 @@ tile510:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip511:
+skip606:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead512
+	JNZ   ahead607
 	MOVQ  DX, BX
 
-ahead512:
+ahead607:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg513:
+seg608:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest514
+	JL   rest609
 
-main516:
+main611:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9725,13 +11767,13 @@ main516:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main516
+	JGE          main611
 
-rest514:
+rest609:
 	ADDQ $+4, R11
-	JZ   end515
+	JZ   end610
 
-one517:
+one612:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9746,15 +11788,15 @@ one517:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one517
+	JNZ          one612
 
-end515:
+end610:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg513
+	JNZ          seg608
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip518
+	JZ           skip613
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -9763,9 +11805,9 @@ end515:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip518:
+skip613:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip519
+	JZ     skip614
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9779,10 +11821,10 @@ skip518:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip519:
+skip614:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip520
+	JZ      skip615
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9801,10 +11843,10 @@ skip519:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip520:
+skip615:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip521
+	JZ     skip616
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9818,10 +11860,10 @@ skip520:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip521:
+skip616:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip522
+	JZ      skip617
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9835,7 +11877,7 @@ skip521:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip522:
+skip617:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9854,61 +11896,414 @@ skip522:
 	ADDQ    SI, DX
 	MOVQ    $0x00000003, SI
 
-row523:
+row618:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row523
+	JNZ         row618
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile510
+	JL          tile605
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile619:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip620
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip620:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead621
+	MOVQ  DX, BX
+
+ahead621:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg622:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest623
+
+main625:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      128(DX), Y6
+	VMOVUPS      160(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      256(DX), Y6
+	VMOVUPS      288(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R11
+	JGE          main625
+
+rest623:
+	ADDQ $+4, R11
+	JZ   end624
+
+one626:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+128, DX
+	DECQ         R11
+	JNZ          one626
+
+end624:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg622
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip627
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip627:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip628
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip628:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip629
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip629:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip630
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip630:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip631
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip631:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row632:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row632
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile619
 	VZEROUPPER
 	RET
 
@@ -9918,7 +12313,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile524:
+tile633:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9945,7 +12340,7 @@ tile524:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip525
+	JZ         skip634
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -9966,27 +12361,27 @@ tile524:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip525:
+skip634:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead526
+	JNZ   ahead635
 	MOVQ  DX, BX
 
-ahead526:
+ahead635:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg527:
+seg636:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest528
+	JL   rest637
 
-main530:
+main639:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10040,13 +12435,13 @@ main530:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R11
-	JGE          main530
+	JGE          main639
 
-rest528:
+rest637:
 	ADDQ $+4, R11
-	JZ   end529
+	JZ   end638
 
-one531:
+one640:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10061,15 +12456,15 @@ one531:
 	ADDQ         R8, R10
 	ADDQ         $+128, DX
 	DECQ         R11
-	JNZ          one531
+	JNZ          one640
 
-end529:
+end638:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg527
+	JNZ          seg636
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip532
+	JZ           skip641
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -10078,9 +12473,9 @@ end529:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip532:
+skip641:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip533
+	JZ     skip642
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -10101,10 +12496,10 @@ skip532:
 	ADDQ   BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip533:
+skip642:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip534
+	JZ      skip643
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10123,10 +12518,10 @@ skip533:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip534:
+skip643:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip535
+	JZ      skip644
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -10147,14 +12542,14 @@ skip534:
 	ADDQ    BX, DX
 	VMOVUPS Y5, (DX)
 
-skip535:
+skip644:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip536
+	JNZ         skip645
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y6
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y6
 	VMINPS      constants_avx2<>+96(SB), Y6, Y6
 	VMAXPS      constants_avx2<>+128(SB), Y6, Y6
 	VROUNDPS    $0x08, Y6, Y7
@@ -10171,11 +12566,11 @@ skip535:
 	VPADDD      Y7, Y8, Y8
 	VMOVAPS     Y8, Y6
 	VADDPS      constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS      Y6, Y0, Y6
-	VMULPS      Y6, Y1, Y1
+	VDIVPS      Y6, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y2, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10192,11 +12587,11 @@ skip535:
 	VPADDD      Y1, Y6, Y6
 	VMOVAPS     Y6, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y4, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -10213,16 +12608,16 @@ skip535:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 
-skip536:
+skip645:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile524
+	JL   tile633
 	VZEROUPPER
 	RET
 
@@ -10232,7 +12627,7 @@ TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile537:
+tile646:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10253,24 +12648,24 @@ tile537:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead538
+	JNZ        ahead647
 	MOVQ       DX, BX
 
-ahead538:
+ahead647:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg539:
+seg648:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest540
+	JL   rest649
 
-main542:
+main651:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10324,13 +12719,13 @@ main542:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main542
+	JGE          main651
 
-rest540:
+rest649:
 	ADDQ $+4, R11
-	JZ   end541
+	JZ   end650
 
-one543:
+one652:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10345,15 +12740,15 @@ one543:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one543
+	JNZ          one652
 
-end541:
+end650:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg539
+	JNZ          seg648
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip544
+	JZ           skip653
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -10362,9 +12757,9 @@ end541:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip544:
+skip653:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip545
+	JZ     skip654
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10378,10 +12773,10 @@ skip544:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip545:
+skip654:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip546
+	JZ      skip655
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10394,10 +12789,10 @@ skip545:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip546:
+skip655:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip547
+	JZ     skip656
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10411,7 +12806,7 @@ skip546:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip547:
+skip656:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10428,7 +12823,7 @@ skip547:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile537
+	JL      tile646
 	VZEROUPPER
 	RET
 
@@ -10438,7 +12833,7 @@ TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile548:
+tile657:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10459,7 +12854,7 @@ tile548:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip549
+	JZ         skip658
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -10470,27 +12865,27 @@ tile548:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip549:
+skip658:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead550
+	JNZ   ahead659
 	MOVQ  DX, BX
 
-ahead550:
+ahead659:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg551:
+seg660:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL   rest552
+	JL   rest661
 
-main554:
+main663:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10544,13 +12939,13 @@ main554:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R11
-	JGE          main554
+	JGE          main663
 
-rest552:
+rest661:
 	ADDQ $+4, R11
-	JZ   end553
+	JZ   end662
 
-one555:
+one664:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10565,15 +12960,15 @@ one555:
 	ADDQ         R8, R10
 	ADDQ         $+192, DX
 	DECQ         R11
-	JNZ          one555
+	JNZ          one664
 
-end553:
+end662:
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          seg551
+	JNZ          seg660
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip556
+	JZ           skip665
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -10582,9 +12977,9 @@ end553:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip556:
+skip665:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip557
+	JZ     skip666
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10598,10 +12993,10 @@ skip556:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip557:
+skip666:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip558
+	JZ      skip667
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10614,10 +13009,10 @@ skip557:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip558:
+skip667:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip559
+	JZ     skip668
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10631,10 +13026,10 @@ skip558:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip559:
+skip668:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip560
+	JZ      skip669
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10648,7 +13043,7 @@ skip559:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip560:
+skip669:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10667,61 +13062,402 @@ skip560:
 	ADDQ    SI, DX
 	MOVQ    $0x00000003, SI
 
-row561:
+row670:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row561
+	JNZ         row670
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile548
+	JL          tile657
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_3x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_3x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile671:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip672
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip672:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead673
+	MOVQ  DX, BX
+
+ahead673:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), DI
+	MOVQ 56(AX), R9
+
+seg674:
+	MOVQ (AX), R10
+	ADDQ (DI), R10
+	MOVQ 8(DI), R11
+	SUBQ $+4, R11
+	JL   rest675
+
+main677:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      192(DX), Y6
+	VMOVUPS      224(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      384(DX), Y6
+	VMOVUPS      416(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	VMOVUPS      576(DX), Y6
+	VMOVUPS      608(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R11
+	JGE          main677
+
+rest675:
+	ADDQ $+4, R11
+	JZ   end676
+
+one678:
+	VMOVUPS      (DX), Y6
+	VMOVUPS      32(DX), Y7
+	VBROADCASTSS (R10), Y8
+	VFMADD231PS  Y6, Y8, Y0
+	VFMADD231PS  Y7, Y8, Y1
+	VBROADCASTSS (R10)(SI*1), Y8
+	VFMADD231PS  Y6, Y8, Y2
+	VFMADD231PS  Y7, Y8, Y3
+	VBROADCASTSS (R10)(SI*2), Y8
+	VFMADD231PS  Y6, Y8, Y4
+	VFMADD231PS  Y7, Y8, Y5
+	ADDQ         R8, R10
+	ADDQ         $+192, DX
+	DECQ         R11
+	JNZ          one678
+
+end676:
+	ADDQ         $+16, DI
+	DECQ         R9
+	JNZ          seg674
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip679
+	VBROADCASTSS 128(AX), Y6
+	VMULPS       Y6, Y0, Y0
+	VMULPS       Y6, Y1, Y1
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y6, Y3, Y3
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+
+skip679:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip680
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip680:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip681
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y6
+	VADDPS  Y6, Y0, Y0
+	VADDPS  Y6, Y2, Y2
+	VADDPS  Y6, Y4, Y4
+	VMOVUPS 32(DX), Y6
+	VADDPS  Y6, Y1, Y1
+	VADDPS  Y6, Y3, Y3
+	VADDPS  Y6, Y5, Y5
+
+skip681:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip682
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+
+skip682:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip683
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+
+skip683:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000003, SI
+
+row684:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row684
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile671
 	VZEROUPPER
 	RET
 
@@ -10731,7 +13467,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile562:
+tile685:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10757,24 +13493,24 @@ tile562:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead563
+	JNZ        ahead686
 	MOVQ       DX, BX
 
-ahead563:
+ahead686:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg564:
+seg687:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest565
+	JL   rest688
 
-main567:
+main690:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -10840,13 +13576,13 @@ main567:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main567
+	JGE          main690
 
-rest565:
+rest688:
 	ADDQ $+4, R12
-	JZ   end566
+	JZ   end689
 
-one568:
+one691:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -10864,15 +13600,15 @@ one568:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one568
+	JNZ          one691
 
-end566:
+end689:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg564
+	JNZ          seg687
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip569
+	JZ           skip692
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -10883,9 +13619,9 @@ end566:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip569:
+skip692:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip570
+	JZ     skip693
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10902,10 +13638,10 @@ skip569:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip570:
+skip693:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip571
+	JZ      skip694
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10920,10 +13656,10 @@ skip570:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip571:
+skip694:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip572
+	JZ     skip695
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10940,7 +13676,7 @@ skip571:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip572:
+skip695:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10959,7 +13695,7 @@ skip572:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile562
+	JL      tile685
 	VZEROUPPER
 	RET
 
@@ -10969,7 +13705,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile573:
+tile696:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10995,7 +13731,7 @@ tile573:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip574
+	JZ         skip697
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11008,27 +13744,27 @@ tile573:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip574:
+skip697:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead575
+	JNZ   ahead698
 	MOVQ  DX, BX
 
-ahead575:
+ahead698:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg576:
+seg699:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest577
+	JL   rest700
 
-main579:
+main702:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11094,13 +13830,13 @@ main579:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main579
+	JGE          main702
 
-rest577:
+rest700:
 	ADDQ $+4, R12
-	JZ   end578
+	JZ   end701
 
-one580:
+one703:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11118,15 +13854,15 @@ one580:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one580
+	JNZ          one703
 
-end578:
+end701:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg576
+	JNZ          seg699
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip581
+	JZ           skip704
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -11137,9 +13873,9 @@ end578:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip581:
+skip704:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip582
+	JZ     skip705
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11156,10 +13892,10 @@ skip581:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip582:
+skip705:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip583
+	JZ      skip706
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11174,10 +13910,10 @@ skip582:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip583:
+skip706:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip584
+	JZ     skip707
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11194,10 +13930,10 @@ skip583:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip584:
+skip707:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip585
+	JZ      skip708
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11214,7 +13950,7 @@ skip584:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip585:
+skip708:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11236,60 +13972,438 @@ skip585:
 	ADDQ    SI, DX
 	MOVQ    $0x00000004, SI
 
-row586:
+row709:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row586
+	JNZ         row709
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile573
+	JL          tile696
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile710:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip711
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip711:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead712
+	MOVQ  DX, BX
+
+ahead712:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg713:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest714
+
+main716:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      64(DX), Y8
+	VMOVUPS      96(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VMOVUPS      160(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main716
+
+rest714:
+	ADDQ $+4, R12
+	JZ   end715
+
+one717:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+64, DX
+	DECQ         R12
+	JNZ          one717
+
+end715:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg713
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip718
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip718:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip719
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip719:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip720
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip720:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip721
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip721:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip722
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip722:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row723:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row723
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile710
 	VZEROUPPER
 	RET
 
@@ -11299,7 +14413,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile587:
+tile724:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11330,24 +14444,24 @@ tile587:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead588
+	JNZ        ahead725
 	MOVQ       DX, BX
 
-ahead588:
+ahead725:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg589:
+seg726:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest590
+	JL   rest727
 
-main592:
+main729:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11413,13 +14527,13 @@ main592:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main592
+	JGE          main729
 
-rest590:
+rest727:
 	ADDQ $+4, R12
-	JZ   end591
+	JZ   end728
 
-one593:
+one730:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11437,15 +14551,15 @@ one593:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one593
+	JNZ          one730
 
-end591:
+end728:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg589
+	JNZ          seg726
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip594
+	JZ           skip731
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -11456,9 +14570,9 @@ end591:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip594:
+skip731:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip595
+	JZ     skip732
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11475,10 +14589,10 @@ skip594:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip595:
+skip732:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip596
+	JZ      skip733
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11499,10 +14613,10 @@ skip595:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip596:
+skip733:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip597
+	JZ     skip734
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11519,7 +14633,7 @@ skip596:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip597:
+skip734:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11539,7 +14653,7 @@ skip597:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile587
+	JL      tile724
 	VZEROUPPER
 	RET
 
@@ -11549,7 +14663,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile598:
+tile735:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11580,7 +14694,7 @@ tile598:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip599
+	JZ         skip736
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -11593,27 +14707,27 @@ tile598:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip599:
+skip736:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead600
+	JNZ   ahead737
 	MOVQ  DX, BX
 
-ahead600:
+ahead737:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg601:
+seg738:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest602
+	JL   rest739
 
-main604:
+main741:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11679,13 +14793,13 @@ main604:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main604
+	JGE          main741
 
-rest602:
+rest739:
 	ADDQ $+4, R12
-	JZ   end603
+	JZ   end740
 
-one605:
+one742:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11703,15 +14817,15 @@ one605:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one605
+	JNZ          one742
 
-end603:
+end740:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg601
+	JNZ          seg738
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip606
+	JZ           skip743
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -11722,9 +14836,9 @@ end603:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip606:
+skip743:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip607
+	JZ     skip744
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11741,10 +14855,10 @@ skip606:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip607:
+skip744:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip608
+	JZ      skip745
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11765,10 +14879,10 @@ skip607:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip608:
+skip745:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip609
+	JZ     skip746
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11785,10 +14899,10 @@ skip608:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip609:
+skip746:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip610
+	JZ      skip747
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11805,7 +14919,7 @@ skip609:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip610:
+skip747:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11827,61 +14941,451 @@ skip610:
 	ADDQ    SI, DX
 	MOVQ    $0x00000004, SI
 
-row611:
+row748:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row611
+	JNZ         row748
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile598
+	JL          tile735
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile749:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip750
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip750:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead751
+	MOVQ  DX, BX
+
+ahead751:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg752:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest753
+
+main755:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y8
+	VMOVUPS      160(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      256(DX), Y8
+	VMOVUPS      288(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main755
+
+rest753:
+	ADDQ $+4, R12
+	JZ   end754
+
+one756:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one756
+
+end754:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg752
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip757
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip757:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip758
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip758:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip759
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip759:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip760
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip760:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip761
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip761:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row762:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row762
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile749
 	VZEROUPPER
 	RET
 
@@ -11891,7 +15395,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile612:
+tile763:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11922,7 +15426,7 @@ tile612:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip613
+	JZ         skip764
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -11947,27 +15451,27 @@ tile612:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip613:
+skip764:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead614
+	JNZ   ahead765
 	MOVQ  DX, BX
 
-ahead614:
+ahead765:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg615:
+seg766:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest616
+	JL   rest767
 
-main618:
+main769:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12033,13 +15537,13 @@ main618:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main618
+	JGE          main769
 
-rest616:
+rest767:
 	ADDQ $+4, R12
-	JZ   end617
+	JZ   end768
 
-one619:
+one770:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12057,15 +15561,15 @@ one619:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one619
+	JNZ          one770
 
-end617:
+end768:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg615
+	JNZ          seg766
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip620
+	JZ           skip771
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -12076,9 +15580,9 @@ end617:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip620:
+skip771:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip621
+	JZ     skip772
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -12103,10 +15607,10 @@ skip620:
 	ADDQ   BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip621:
+skip772:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip622
+	JZ      skip773
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12127,10 +15631,10 @@ skip621:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip622:
+skip773:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip623
+	JZ      skip774
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -12155,14 +15659,14 @@ skip622:
 	ADDQ    BX, DX
 	VMOVUPS Y7, (DX)
 
-skip623:
+skip774:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip624
+	JNZ         skip775
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y8
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y8
 	VMINPS      constants_avx2<>+96(SB), Y8, Y8
 	VMAXPS      constants_avx2<>+128(SB), Y8, Y8
 	VROUNDPS    $0x08, Y8, Y9
@@ -12179,11 +15683,11 @@ skip623:
 	VPADDD      Y9, Y10, Y10
 	VMOVAPS     Y10, Y8
 	VADDPS      constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS      Y8, Y0, Y8
-	VMULPS      Y8, Y1, Y1
+	VDIVPS      Y8, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y2, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -12200,11 +15704,11 @@ skip623:
 	VPADDD      Y1, Y8, Y8
 	VMOVAPS     Y8, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y4, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -12221,11 +15725,11 @@ skip623:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y6, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -12242,16 +15746,16 @@ skip623:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 
-skip624:
+skip775:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile612
+	JL   tile763
 	VZEROUPPER
 	RET
 
@@ -12261,7 +15765,7 @@ TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile625:
+tile776:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12286,24 +15790,24 @@ tile625:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead626
+	JNZ        ahead777
 	MOVQ       DX, BX
 
-ahead626:
+ahead777:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg627:
+seg778:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest628
+	JL   rest779
 
-main630:
+main781:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12369,13 +15873,13 @@ main630:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main630
+	JGE          main781
 
-rest628:
+rest779:
 	ADDQ $+4, R12
-	JZ   end629
+	JZ   end780
 
-one631:
+one782:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12393,15 +15897,15 @@ one631:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one631
+	JNZ          one782
 
-end629:
+end780:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg627
+	JNZ          seg778
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip632
+	JZ           skip783
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -12412,9 +15916,9 @@ end629:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip632:
+skip783:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip633
+	JZ     skip784
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12431,10 +15935,10 @@ skip632:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip633:
+skip784:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip634
+	JZ      skip785
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12449,10 +15953,10 @@ skip633:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip634:
+skip785:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip635
+	JZ     skip786
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12469,7 +15973,7 @@ skip634:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip635:
+skip786:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12489,7 +15993,7 @@ skip635:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile625
+	JL      tile776
 	VZEROUPPER
 	RET
 
@@ -12499,7 +16003,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile636:
+tile787:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12524,7 +16028,7 @@ tile636:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip637
+	JZ         skip788
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -12537,27 +16041,27 @@ tile636:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip637:
+skip788:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead638
+	JNZ   ahead789
 	MOVQ  DX, BX
 
-ahead638:
+ahead789:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg639:
+seg790:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest640
+	JL   rest791
 
-main642:
+main793:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12623,13 +16127,13 @@ main642:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main642
+	JGE          main793
 
-rest640:
+rest791:
 	ADDQ $+4, R12
-	JZ   end641
+	JZ   end792
 
-one643:
+one794:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12647,15 +16151,15 @@ one643:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one643
+	JNZ          one794
 
-end641:
+end792:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg639
+	JNZ          seg790
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip644
+	JZ           skip795
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -12666,9 +16170,9 @@ end641:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip644:
+skip795:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip645
+	JZ     skip796
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12685,10 +16189,10 @@ skip644:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip645:
+skip796:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip646
+	JZ      skip797
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12703,10 +16207,10 @@ skip645:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip646:
+skip797:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip647
+	JZ     skip798
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12723,10 +16227,10 @@ skip646:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip647:
+skip798:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip648
+	JZ      skip799
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12743,7 +16247,7 @@ skip647:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip648:
+skip799:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12765,61 +16269,439 @@ skip648:
 	ADDQ    SI, DX
 	MOVQ    $0x00000004, SI
 
-row649:
+row800:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row649
+	JNZ         row800
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile636
+	JL          tile787
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_4x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_4x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile801:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip802
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip802:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead803
+	MOVQ  DX, BX
+
+ahead803:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg804:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest805
+
+main807:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y8
+	VMOVUPS      416(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	VMOVUPS      576(DX), Y8
+	VMOVUPS      608(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main807
+
+rest805:
+	ADDQ $+4, R12
+	JZ   end806
+
+one808:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VBROADCASTSS (R11), Y10
+	VFMADD231PS  Y8, Y10, Y0
+	VFMADD231PS  Y9, Y10, Y1
+	VBROADCASTSS (R11)(SI*1), Y10
+	VFMADD231PS  Y8, Y10, Y2
+	VFMADD231PS  Y9, Y10, Y3
+	VBROADCASTSS (R11)(SI*2), Y10
+	VFMADD231PS  Y8, Y10, Y4
+	VFMADD231PS  Y9, Y10, Y5
+	VBROADCASTSS (R11)(DI*1), Y10
+	VFMADD231PS  Y8, Y10, Y6
+	VFMADD231PS  Y9, Y10, Y7
+	ADDQ         R8, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one808
+
+end806:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg804
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip809
+	VBROADCASTSS 128(AX), Y8
+	VMULPS       Y8, Y0, Y0
+	VMULPS       Y8, Y1, Y1
+	VMULPS       Y8, Y2, Y2
+	VMULPS       Y8, Y3, Y3
+	VMULPS       Y8, Y4, Y4
+	VMULPS       Y8, Y5, Y5
+	VMULPS       Y8, Y6, Y6
+	VMULPS       Y8, Y7, Y7
+
+skip809:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip810
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip810:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip811
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y8
+	VADDPS  Y8, Y0, Y0
+	VADDPS  Y8, Y2, Y2
+	VADDPS  Y8, Y4, Y4
+	VADDPS  Y8, Y6, Y6
+	VMOVUPS 32(DX), Y8
+	VADDPS  Y8, Y1, Y1
+	VADDPS  Y8, Y3, Y3
+	VADDPS  Y8, Y5, Y5
+	VADDPS  Y8, Y7, Y7
+
+skip811:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip812
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+
+skip812:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip813
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+
+skip813:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000004, SI
+
+row814:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row814
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile801
 	VZEROUPPER
 	RET
 
@@ -12829,7 +16711,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile650:
+tile815:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12859,24 +16741,24 @@ tile650:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead651
+	JNZ        ahead816
 	MOVQ       DX, BX
 
-ahead651:
+ahead816:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg652:
+seg817:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest653
+	JL   rest818
 
-main655:
+main820:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -12954,13 +16836,13 @@ main655:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main655
+	JGE          main820
 
-rest653:
+rest818:
 	ADDQ $+4, R12
-	JZ   end654
+	JZ   end819
 
-one656:
+one821:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -12981,15 +16863,15 @@ one656:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one656
+	JNZ          one821
 
-end654:
+end819:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg652
+	JNZ          seg817
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip657
+	JZ           skip822
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13002,9 +16884,9 @@ end654:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip657:
+skip822:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip658
+	JZ     skip823
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13024,10 +16906,10 @@ skip657:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip658:
+skip823:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip659
+	JZ      skip824
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13044,10 +16926,10 @@ skip658:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip659:
+skip824:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip660
+	JZ     skip825
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13067,7 +16949,7 @@ skip659:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip660:
+skip825:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13089,7 +16971,7 @@ skip660:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile650
+	JL      tile815
 	VZEROUPPER
 	RET
 
@@ -13099,7 +16981,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile661:
+tile826:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13129,7 +17011,7 @@ tile661:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip662
+	JZ         skip827
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -13144,27 +17026,27 @@ tile661:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip662:
+skip827:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead663
+	JNZ   ahead828
 	MOVQ  DX, BX
 
-ahead663:
+ahead828:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg664:
+seg829:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest665
+	JL   rest830
 
-main667:
+main832:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13242,13 +17124,13 @@ main667:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R12
-	JGE          main667
+	JGE          main832
 
-rest665:
+rest830:
 	ADDQ $+4, R12
-	JZ   end666
+	JZ   end831
 
-one668:
+one833:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13269,15 +17151,15 @@ one668:
 	ADDQ         R8, R11
 	ADDQ         $+64, DX
 	DECQ         R12
-	JNZ          one668
+	JNZ          one833
 
-end666:
+end831:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg664
+	JNZ          seg829
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip669
+	JZ           skip834
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13290,9 +17172,9 @@ end666:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip669:
+skip834:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip670
+	JZ     skip835
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13312,10 +17194,10 @@ skip669:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip670:
+skip835:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip671
+	JZ      skip836
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13332,10 +17214,10 @@ skip670:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip671:
+skip836:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip672
+	JZ     skip837
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13355,10 +17237,10 @@ skip671:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip672:
+skip837:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip673
+	JZ      skip838
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13378,7 +17260,7 @@ skip672:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip673:
+skip838:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13403,60 +17285,475 @@ skip673:
 	ADDQ    SI, DX
 	MOVQ    $0x00000005, SI
 
-row674:
+row839:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row674
+	JNZ         row839
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile661
+	JL          tile826
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile840:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip841
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip841:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead842
+	MOVQ  DX, BX
+
+ahead842:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg843:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest844
+
+main846:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      64(DX), Y10
+	VMOVUPS      96(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VMOVUPS      160(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R12
+	JGE          main846
+
+rest844:
+	ADDQ $+4, R12
+	JZ   end845
+
+one847:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+64, DX
+	DECQ         R12
+	JNZ          one847
+
+end845:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg843
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip848
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip848:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip849
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip849:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip850
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip850:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip851
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip851:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip852
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip852:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row853:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row853
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile840
 	VZEROUPPER
 	RET
 
@@ -13466,7 +17763,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile675:
+tile854:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13501,24 +17798,24 @@ tile675:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead676
+	JNZ        ahead855
 	MOVQ       DX, BX
 
-ahead676:
+ahead855:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg677:
+seg856:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest678
+	JL   rest857
 
-main680:
+main859:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13596,13 +17893,13 @@ main680:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main680
+	JGE          main859
 
-rest678:
+rest857:
 	ADDQ $+4, R12
-	JZ   end679
+	JZ   end858
 
-one681:
+one860:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13623,15 +17920,15 @@ one681:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one681
+	JNZ          one860
 
-end679:
+end858:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg677
+	JNZ          seg856
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip682
+	JZ           skip861
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13644,9 +17941,9 @@ end679:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip682:
+skip861:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip683
+	JZ     skip862
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13666,10 +17963,10 @@ skip682:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip683:
+skip862:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip684
+	JZ      skip863
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13692,10 +17989,10 @@ skip683:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip684:
+skip863:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip685
+	JZ     skip864
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13715,7 +18012,7 @@ skip684:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip685:
+skip864:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13738,7 +18035,7 @@ skip685:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile675
+	JL      tile854
 	VZEROUPPER
 	RET
 
@@ -13748,7 +18045,7 @@ TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile686:
+tile865:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13783,7 +18080,7 @@ tile686:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip687
+	JZ         skip866
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -13798,27 +18095,27 @@ tile686:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip687:
+skip866:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead688
+	JNZ   ahead867
 	MOVQ  DX, BX
 
-ahead688:
+ahead867:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg689:
+seg868:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest690
+	JL   rest869
 
-main692:
+main871:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13896,13 +18193,13 @@ main692:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main692
+	JGE          main871
 
-rest690:
+rest869:
 	ADDQ $+4, R12
-	JZ   end691
+	JZ   end870
 
-one693:
+one872:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13923,15 +18220,15 @@ one693:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one693
+	JNZ          one872
 
-end691:
+end870:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg689
+	JNZ          seg868
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip694
+	JZ           skip873
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -13944,9 +18241,9 @@ end691:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip694:
+skip873:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip695
+	JZ     skip874
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13966,10 +18263,10 @@ skip694:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip695:
+skip874:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip696
+	JZ      skip875
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13992,10 +18289,10 @@ skip695:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip696:
+skip875:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip697
+	JZ     skip876
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14015,10 +18312,10 @@ skip696:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip697:
+skip876:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip698
+	JZ      skip877
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14038,7 +18335,7 @@ skip697:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip698:
+skip877:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14063,61 +18360,488 @@ skip698:
 	ADDQ    SI, DX
 	MOVQ    $0x00000005, SI
 
-row699:
+row878:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row699
+	JNZ         row878
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile686
+	JL          tile865
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile879:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip880
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip880:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead881
+	MOVQ  DX, BX
+
+ahead881:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg882:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest883
+
+main885:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      128(DX), Y10
+	VMOVUPS      160(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      256(DX), Y10
+	VMOVUPS      288(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R12
+	JGE          main885
+
+rest883:
+	ADDQ $+4, R12
+	JZ   end884
+
+one886:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+128, DX
+	DECQ         R12
+	JNZ          one886
+
+end884:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg882
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip887
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip887:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip888
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip888:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip889
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip889:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip890
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip890:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip891
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip891:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row892:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row892
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile879
 	VZEROUPPER
 	RET
 
@@ -14127,7 +18851,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile700:
+tile893:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14162,7 +18886,7 @@ tile700:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip701
+	JZ         skip894
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -14191,27 +18915,27 @@ tile700:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip701:
+skip894:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead702
+	JNZ   ahead895
 	MOVQ  DX, BX
 
-ahead702:
+ahead895:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg703:
+seg896:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest704
+	JL   rest897
 
-main706:
+main899:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14289,13 +19013,13 @@ main706:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R12
-	JGE          main706
+	JGE          main899
 
-rest704:
+rest897:
 	ADDQ $+4, R12
-	JZ   end705
+	JZ   end898
 
-one707:
+one900:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14316,15 +19040,15 @@ one707:
 	ADDQ         R8, R11
 	ADDQ         $+128, DX
 	DECQ         R12
-	JNZ          one707
+	JNZ          one900
 
-end705:
+end898:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg703
+	JNZ          seg896
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip708
+	JZ           skip901
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -14337,9 +19061,9 @@ end705:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip708:
+skip901:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip709
+	JZ     skip902
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -14368,10 +19092,10 @@ skip708:
 	ADDQ   BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip709:
+skip902:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip710
+	JZ      skip903
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14394,10 +19118,10 @@ skip709:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip710:
+skip903:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip711
+	JZ      skip904
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -14426,14 +19150,14 @@ skip710:
 	ADDQ    BX, DX
 	VMOVUPS Y9, (DX)
 
-skip711:
+skip904:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip712
+	JNZ         skip905
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y10
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y10
 	VMINPS      constants_avx2<>+96(SB), Y10, Y10
 	VMAXPS      constants_avx2<>+128(SB), Y10, Y10
 	VROUNDPS    $0x08, Y10, Y11
@@ -14450,11 +19174,11 @@ skip711:
 	VPADDD      Y11, Y12, Y12
 	VMOVAPS     Y12, Y10
 	VADDPS      constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS      Y10, Y0, Y10
-	VMULPS      Y10, Y1, Y1
+	VDIVPS      Y10, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y2, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -14471,11 +19195,11 @@ skip711:
 	VPADDD      Y1, Y10, Y10
 	VMOVAPS     Y10, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y4, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -14492,11 +19216,11 @@ skip711:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y6, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -14513,11 +19237,11 @@ skip711:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y8, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y8, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -14534,16 +19258,16 @@ skip711:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 
-skip712:
+skip905:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile700
+	JL   tile893
 	VZEROUPPER
 	RET
 
@@ -14553,7 +19277,7 @@ TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile713:
+tile906:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14582,24 +19306,24 @@ tile713:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead714
+	JNZ        ahead907
 	MOVQ       DX, BX
 
-ahead714:
+ahead907:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg715:
+seg908:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest716
+	JL   rest909
 
-main718:
+main911:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14677,13 +19401,13 @@ main718:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main718
+	JGE          main911
 
-rest716:
+rest909:
 	ADDQ $+4, R12
-	JZ   end717
+	JZ   end910
 
-one719:
+one912:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14704,15 +19428,15 @@ one719:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one719
+	JNZ          one912
 
-end717:
+end910:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg715
+	JNZ          seg908
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip720
+	JZ           skip913
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -14725,9 +19449,9 @@ end717:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip720:
+skip913:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip721
+	JZ     skip914
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14747,10 +19471,10 @@ skip720:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip721:
+skip914:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip722
+	JZ      skip915
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14767,10 +19491,10 @@ skip721:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip722:
+skip915:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip723
+	JZ     skip916
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14790,7 +19514,7 @@ skip722:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip723:
+skip916:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14813,7 +19537,7 @@ skip723:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile713
+	JL      tile906
 	VZEROUPPER
 	RET
 
@@ -14823,7 +19547,7 @@ TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile724:
+tile917:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14852,7 +19576,7 @@ tile724:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip725
+	JZ         skip918
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -14867,27 +19591,27 @@ tile724:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip725:
+skip918:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead726
+	JNZ   ahead919
 	MOVQ  DX, BX
 
-ahead726:
+ahead919:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg727:
+seg920:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL   rest728
+	JL   rest921
 
-main730:
+main923:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14965,13 +19689,13 @@ main730:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R12
-	JGE          main730
+	JGE          main923
 
-rest728:
+rest921:
 	ADDQ $+4, R12
-	JZ   end729
+	JZ   end922
 
-one731:
+one924:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14992,15 +19716,15 @@ one731:
 	ADDQ         R8, R11
 	ADDQ         $+192, DX
 	DECQ         R12
-	JNZ          one731
+	JNZ          one924
 
-end729:
+end922:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg727
+	JNZ          seg920
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip732
+	JZ           skip925
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -15013,9 +19737,9 @@ end729:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip732:
+skip925:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip733
+	JZ     skip926
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15035,10 +19759,10 @@ skip732:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip733:
+skip926:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip734
+	JZ      skip927
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15055,10 +19779,10 @@ skip733:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip734:
+skip927:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip735
+	JZ     skip928
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15078,10 +19802,10 @@ skip734:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip735:
+skip928:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip736
+	JZ      skip929
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15101,7 +19825,7 @@ skip735:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip736:
+skip929:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15126,61 +19850,476 @@ skip736:
 	ADDQ    SI, DX
 	MOVQ    $0x00000005, SI
 
-row737:
+row930:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row737
+	JNZ         row930
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile724
+	JL          tile917
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile931:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip932
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip932:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead933
+	MOVQ  DX, BX
+
+ahead933:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg934:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL   rest935
+
+main937:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      192(DX), Y10
+	VMOVUPS      224(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      384(DX), Y10
+	VMOVUPS      416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	VMOVUPS      576(DX), Y10
+	VMOVUPS      608(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R12
+	JGE          main937
+
+rest935:
+	ADDQ $+4, R12
+	JZ   end936
+
+one938:
+	VMOVUPS      (DX), Y10
+	VMOVUPS      32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS  Y10, Y12, Y0
+	VFMADD231PS  Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS  Y10, Y12, Y2
+	VFMADD231PS  Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS  Y10, Y12, Y4
+	VFMADD231PS  Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS  Y10, Y12, Y6
+	VFMADD231PS  Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS  Y10, Y12, Y8
+	VFMADD231PS  Y11, Y12, Y9
+	ADDQ         R8, R11
+	ADDQ         $+192, DX
+	DECQ         R12
+	JNZ          one938
+
+end936:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg934
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip939
+	VBROADCASTSS 128(AX), Y10
+	VMULPS       Y10, Y0, Y0
+	VMULPS       Y10, Y1, Y1
+	VMULPS       Y10, Y2, Y2
+	VMULPS       Y10, Y3, Y3
+	VMULPS       Y10, Y4, Y4
+	VMULPS       Y10, Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+
+skip939:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip940
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip940:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip941
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS  Y10, Y0, Y0
+	VADDPS  Y10, Y2, Y2
+	VADDPS  Y10, Y4, Y4
+	VADDPS  Y10, Y6, Y6
+	VADDPS  Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS  Y10, Y1, Y1
+	VADDPS  Y10, Y3, Y3
+	VADDPS  Y10, Y5, Y5
+	VADDPS  Y10, Y7, Y7
+	VADDPS  Y10, Y9, Y9
+
+skip941:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip942
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip942:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip943
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+
+skip943:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000005, SI
+
+row944:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row944
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile931
 	VZEROUPPER
 	RET
 
@@ -15190,7 +20329,7 @@ TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile738:
+tile945:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15224,26 +20363,26 @@ tile738:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead739
+	JNZ        ahead946
 	MOVQ       DX, BX
 
-ahead739:
+ahead946:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg740:
+seg947:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest741
+	JL   rest948
 
-main743:
+main950:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -15337,13 +20476,13 @@ main743:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main743
+	JGE          main950
 
-rest741:
+rest948:
 	ADDQ $+4, R13
-	JZ   end742
+	JZ   end949
 
-one744:
+one951:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -15368,15 +20507,15 @@ one744:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one744
+	JNZ          one951
 
-end742:
+end949:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg740
+	JNZ          seg947
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip745
+	JZ           skip952
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -15391,9 +20530,9 @@ end742:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip745:
+skip952:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip746
+	JZ     skip953
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15416,10 +20555,10 @@ skip745:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip746:
+skip953:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip747
+	JZ      skip954
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15438,10 +20577,10 @@ skip746:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip747:
+skip954:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip748
+	JZ     skip955
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15464,7 +20603,7 @@ skip747:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip748:
+skip955:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15489,7 +20628,7 @@ skip748:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile738
+	JL      tile945
 	VZEROUPPER
 	RET
 
@@ -15499,7 +20638,7 @@ TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile749:
+tile956:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15533,7 +20672,7 @@ tile749:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip750
+	JZ         skip957
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -15550,29 +20689,29 @@ tile749:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip750:
+skip957:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead751
+	JNZ   ahead958
 	MOVQ  DX, BX
 
-ahead751:
+ahead958:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg752:
+seg959:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest753
+	JL   rest960
 
-main755:
+main962:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -15666,13 +20805,13 @@ main755:
 	ADDQ         $+128, BX
 	ADDQ         $+256, DX
 	SUBQ         $+4, R13
-	JGE          main755
+	JGE          main962
 
-rest753:
+rest960:
 	ADDQ $+4, R13
-	JZ   end754
+	JZ   end961
 
-one756:
+one963:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -15697,15 +20836,15 @@ one756:
 	ADDQ         R8, R12
 	ADDQ         $+64, DX
 	DECQ         R13
-	JNZ          one756
+	JNZ          one963
 
-end754:
+end961:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg752
+	JNZ          seg959
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip757
+	JZ           skip964
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -15720,9 +20859,9 @@ end754:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip757:
+skip964:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip758
+	JZ     skip965
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15745,10 +20884,10 @@ skip757:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip758:
+skip965:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip759
+	JZ      skip966
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15767,10 +20906,10 @@ skip758:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip759:
+skip966:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip760
+	JZ     skip967
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15793,10 +20932,10 @@ skip759:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip760:
+skip967:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip761
+	JZ      skip968
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15819,7 +20958,7 @@ skip760:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip761:
+skip968:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15847,60 +20986,519 @@ skip761:
 	ADDQ    SI, DX
 	MOVQ    $0x00000006, SI
 
-row762:
+row969:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row762
+	JNZ         row969
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile749
+	JL          tile956
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x16_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x16_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile970:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip971
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip971:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead972
+	MOVQ  DX, BX
+
+ahead972:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg973:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest974
+
+main976:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      64(DX), Y12
+	VMOVUPS      96(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+256, DX
+	SUBQ         $+4, R13
+	JGE          main976
+
+rest974:
+	ADDQ $+4, R13
+	JZ   end975
+
+one977:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+64, DX
+	DECQ         R13
+	JNZ          one977
+
+end975:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg973
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip978
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip978:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip979
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip979:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip980
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip980:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip981
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip981:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip982
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip982:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row983:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row983
+	INCQ         CX
+	MOVQ         104(AX), DX
+	CMPQ         CX, DX
+	JL           tile970
 	VZEROUPPER
 	RET
 
@@ -15910,7 +21508,7 @@ TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile763:
+tile984:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15949,26 +21547,26 @@ tile763:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead764
+	JNZ        ahead985
 	MOVQ       DX, BX
 
-ahead764:
+ahead985:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg765:
+seg986:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest766
+	JL   rest987
 
-main768:
+main989:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16062,13 +21660,13 @@ main768:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main768
+	JGE          main989
 
-rest766:
+rest987:
 	ADDQ $+4, R13
-	JZ   end767
+	JZ   end988
 
-one769:
+one990:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16093,15 +21691,15 @@ one769:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one769
+	JNZ          one990
 
-end767:
+end988:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg765
+	JNZ          seg986
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip770
+	JZ           skip991
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16116,9 +21714,9 @@ end767:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip770:
+skip991:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip771
+	JZ     skip992
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16141,10 +21739,10 @@ skip770:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip771:
+skip992:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip772
+	JZ      skip993
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16169,10 +21767,10 @@ skip771:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip772:
+skip993:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip773
+	JZ     skip994
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16195,7 +21793,7 @@ skip772:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip773:
+skip994:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16221,7 +21819,7 @@ skip773:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile763
+	JL      tile984
 	VZEROUPPER
 	RET
 
@@ -16231,7 +21829,7 @@ TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile774:
+tile995:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16270,7 +21868,7 @@ tile774:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip775
+	JZ         skip996
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -16287,29 +21885,29 @@ tile774:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip775:
+skip996:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead776
+	JNZ   ahead997
 	MOVQ  DX, BX
 
-ahead776:
+ahead997:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg777:
+seg998:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest778
+	JL   rest999
 
-main780:
+main1001:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16403,13 +22001,13 @@ main780:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main780
+	JGE          main1001
 
-rest778:
+rest999:
 	ADDQ $+4, R13
-	JZ   end779
+	JZ   end1000
 
-one781:
+one1002:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16434,15 +22032,15 @@ one781:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one781
+	JNZ          one1002
 
-end779:
+end1000:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg777
+	JNZ          seg998
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip782
+	JZ           skip1003
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16457,9 +22055,9 @@ end779:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip782:
+skip1003:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip783
+	JZ     skip1004
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16482,10 +22080,10 @@ skip782:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip783:
+skip1004:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip784
+	JZ      skip1005
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16510,10 +22108,10 @@ skip783:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip784:
+skip1005:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip785
+	JZ     skip1006
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16536,10 +22134,10 @@ skip784:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip785:
+skip1006:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip786
+	JZ      skip1007
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16562,7 +22160,7 @@ skip785:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip786:
+skip1007:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16590,61 +22188,532 @@ skip786:
 	ADDQ    SI, DX
 	MOVQ    $0x00000006, SI
 
-row787:
+row1008:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row787
+	JNZ         row1008
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile774
+	JL          tile995
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1009:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1010
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip1010:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead1011
+	MOVQ  DX, BX
+
+ahead1011:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg1012:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest1013
+
+main1015:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	SUBQ         $+4, R13
+	JGE          main1015
+
+rest1013:
+	ADDQ $+4, R13
+	JZ   end1014
+
+one1016:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+128, DX
+	DECQ         R13
+	JNZ          one1016
+
+end1014:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1012
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1017
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip1017:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip1018
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip1018:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1019
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip1019:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1020
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip1020:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1021
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip1021:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1022:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row1022
+	INCQ         CX
+	MOVQ         104(AX), DX
+	ADDQ         DX, DX
+	CMPQ         CX, DX
+	JL           tile1009
 	VZEROUPPER
 	RET
 
@@ -16654,7 +22723,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile788:
+tile1023:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -16693,7 +22762,7 @@ tile788:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip789
+	JZ         skip1024
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000020, CX, SI
 	ADDQ       SI, BX
@@ -16726,29 +22795,29 @@ tile788:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip789:
+skip1024:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead790
+	JNZ   ahead1025
 	MOVQ  DX, BX
 
-ahead790:
+ahead1025:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg791:
+seg1026:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest792
+	JL   rest1027
 
-main794:
+main1029:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16842,13 +22911,13 @@ main794:
 	ADDQ         $+128, BX
 	ADDQ         $+512, DX
 	SUBQ         $+4, R13
-	JGE          main794
+	JGE          main1029
 
-rest792:
+rest1027:
 	ADDQ $+4, R13
-	JZ   end793
+	JZ   end1028
 
-one795:
+one1030:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -16873,15 +22942,15 @@ one795:
 	ADDQ         R8, R12
 	ADDQ         $+128, DX
 	DECQ         R13
-	JNZ          one795
+	JNZ          one1030
 
-end793:
+end1028:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg791
+	JNZ          seg1026
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip796
+	JZ           skip1031
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16896,9 +22965,9 @@ end793:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip796:
+skip1031:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip797
+	JZ     skip1032
 	MOVQ   40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ   BX, DX
@@ -16931,10 +23000,10 @@ skip796:
 	ADDQ   BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip797:
+skip1032:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip798
+	JZ      skip1033
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -16959,10 +23028,10 @@ skip797:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip798:
+skip1033:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip799
+	JZ      skip1034
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000020, CX, BX
 	ADDQ    BX, DX
@@ -16995,14 +23064,14 @@ skip798:
 	ADDQ    BX, DX
 	VMOVUPS Y11, (DX)
 
-skip799:
+skip1034:
 	TESTL       $0x00000004, 132(AX)
-	JNZ         skip800
+	JNZ         skip1035
 	MOVQ        16(AX), DX
 	IMUL3Q      $0x00000020, CX, BX
 	ADDQ        BX, DX
 	MOVQ        80(AX), BX
-	VMULPS      constants_avx2<>+384(SB), Y0, Y12
+	VMULPS      constants_avx2<>+1248(SB), Y0, Y12
 	VMINPS      constants_avx2<>+96(SB), Y12, Y12
 	VMAXPS      constants_avx2<>+128(SB), Y12, Y12
 	VROUNDPS    $0x08, Y12, Y13
@@ -17019,11 +23088,11 @@ skip799:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y12
-	VMULPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y2, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y2, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -17040,11 +23109,11 @@ skip799:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y4, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y4, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -17061,11 +23130,11 @@ skip799:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y6, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y6, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -17082,11 +23151,11 @@ skip799:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y8, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y8, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -17103,11 +23172,11 @@ skip799:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx2<>+384(SB), Y10, Y0
+	VMULPS      constants_avx2<>+1248(SB), Y10, Y0
 	VMINPS      constants_avx2<>+96(SB), Y0, Y0
 	VMAXPS      constants_avx2<>+128(SB), Y0, Y0
 	VROUNDPS    $0x08, Y0, Y1
@@ -17124,16 +23193,16 @@ skip799:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y0
-	VMULPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y10, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
-skip800:
+skip1035:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL   tile788
+	JL   tile1023
 	VZEROUPPER
 	RET
 
@@ -17143,7 +23212,7 @@ TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile801:
+tile1036:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -17176,26 +23245,26 @@ tile801:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead802
+	JNZ        ahead1037
 	MOVQ       DX, BX
 
-ahead802:
+ahead1037:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg803:
+seg1038:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest804
+	JL   rest1039
 
-main806:
+main1041:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17289,13 +23358,13 @@ main806:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main806
+	JGE          main1041
 
-rest804:
+rest1039:
 	ADDQ $+4, R13
-	JZ   end805
+	JZ   end1040
 
-one807:
+one1042:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17320,15 +23389,15 @@ one807:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one807
+	JNZ          one1042
 
-end805:
+end1040:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg803
+	JNZ          seg1038
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip808
+	JZ           skip1043
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -17343,9 +23412,9 @@ end805:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip808:
+skip1043:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip809
+	JZ     skip1044
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17368,10 +23437,10 @@ skip808:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip809:
+skip1044:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip810
+	JZ      skip1045
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17390,10 +23459,10 @@ skip809:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip810:
+skip1045:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip811
+	JZ     skip1046
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17416,7 +23485,7 @@ skip810:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip811:
+skip1046:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17442,7 +23511,7 @@ skip811:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile801
+	JL      tile1036
 	VZEROUPPER
 	RET
 
@@ -17452,7 +23521,7 @@ TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile812:
+tile1047:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -17485,7 +23554,7 @@ tile812:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip813
+	JZ         skip1048
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -17502,29 +23571,29 @@ tile812:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip813:
+skip1048:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead814
+	JNZ   ahead1049
 	MOVQ  DX, BX
 
-ahead814:
+ahead1049:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg815:
+seg1050:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL   rest816
+	JL   rest1051
 
-main818:
+main1053:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17618,13 +23687,13 @@ main818:
 	ADDQ         $+128, BX
 	ADDQ         $+768, DX
 	SUBQ         $+4, R13
-	JGE          main818
+	JGE          main1053
 
-rest816:
+rest1051:
 	ADDQ $+4, R13
-	JZ   end817
+	JZ   end1052
 
-one819:
+one1054:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17649,15 +23718,15 @@ one819:
 	ADDQ         R8, R12
 	ADDQ         $+192, DX
 	DECQ         R13
-	JNZ          one819
+	JNZ          one1054
 
-end817:
+end1052:
 	ADDQ         $+16, R9
 	DECQ         R10
-	JNZ          seg815
+	JNZ          seg1050
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip820
+	JZ           skip1055
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -17672,9 +23741,9 @@ end817:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip820:
+skip1055:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip821
+	JZ     skip1056
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17697,10 +23766,10 @@ skip820:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip821:
+skip1056:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip822
+	JZ      skip1057
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17719,10 +23788,10 @@ skip821:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip822:
+skip1057:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip823
+	JZ     skip1058
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -17745,10 +23814,10 @@ skip822:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip823:
+skip1058:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip824
+	JZ      skip1059
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17771,7 +23840,7 @@ skip823:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip824:
+skip1059:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17799,61 +23868,520 @@ skip824:
 	ADDQ    SI, DX
 	MOVQ    $0x00000006, SI
 
-row825:
+row1060:
 	VMOVUPS     (DX), Y0
-	VMOVUPS     32(DX), Y1
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+32(SB), Y2, Y2
-	VADDPS      constants_avx2<>+64(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+96(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+128(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+352(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+32(SB), Y1, Y1
+	VADDPS      constants_avx2<>+64(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+96(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+128(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+160(SB), Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+352(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+352(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
 	DECQ        SI
-	JNZ         row825
+	JNZ         row1060
 	INCQ        CX
 	MOVQ        104(AX), DX
 	LEAQ        (DX)(DX*2), DX
 	CMPQ        CX, DX
-	JL          tile812
+	JL          tile1047
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x48_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile1061:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	SHLQ       $0x06, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip1062
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip1062:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead1063
+	MOVQ  DX, BX
+
+ahead1063:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg1064:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL   rest1065
+
+main1067:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      192(DX), Y12
+	VMOVUPS      224(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	VMOVUPS      576(DX), Y12
+	VMOVUPS      608(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+768, DX
+	SUBQ         $+4, R13
+	JGE          main1067
+
+rest1065:
+	ADDQ $+4, R13
+	JZ   end1066
+
+one1068:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         R8, R11
+	ADDQ         R8, R12
+	ADDQ         $+192, DX
+	DECQ         R13
+	JNZ          one1068
+
+end1066:
+	ADDQ         $+16, R9
+	DECQ         R10
+	JNZ          seg1064
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip1069
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip1069:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip1070
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip1070:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1071
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip1071:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip1072
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip1072:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip1073
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip1073:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row1074:
+	VMOVUPS      (DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      32(DX), Y0
+	VMULPS       constants_avx2<>+384(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+416(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+448(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+480(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+512(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+544(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+608(SB), Y2
+	VFMADD213PS  constants_avx2<>+640(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+672(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+352(SB), Y4, Y2
+	VADDPS       constants_avx2<>+768(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+800(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+352(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+352(SB), Y5
+	VFNMADD231PS constants_avx2<>+832(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+864(SB), Y3
+	VFMADD213PS  constants_avx2<>+896(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+928(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1184(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1216(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)
+	ADDQ         BX, DX
+	DECQ         SI
+	JNZ          row1074
+	INCQ         CX
+	MOVQ         104(AX), DX
+	LEAQ         (DX)(DX*2), DX
+	CMPQ         CX, DX
+	JL           tile1061
 	VZEROUPPER
 	RET
 
@@ -17863,7 +24391,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile826:
+tile1075:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -17878,9 +24406,9 @@ tile826:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest827
+	JL         rest1076
 
-main829:
+main1078:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -17904,13 +24432,13 @@ main829:
 	ADDQ         $+256, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main829
+	JGE          main1078
 
-rest827:
+rest1076:
 	ADDQ $+4, SI
-	JZ   end828
+	JZ   end1077
 
-one830:
+one1079:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -17919,28 +24447,28 @@ one830:
 	ADDQ         $+64, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one830
+	JNZ          one1079
 
-end828:
+end1077:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip831
+	JZ           skip1080
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip831:
+skip1080:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip832
+	JZ     skip1081
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip832:
+skip1081:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip833
+	JZ      skip1082
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17949,17 +24477,17 @@ skip832:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip833:
+skip1082:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip834
+	JZ     skip1083
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip834:
+skip1083:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -17968,7 +24496,7 @@ skip834:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile826
+	JL      tile1075
 	VZEROUPPER
 	RET
 
@@ -17978,7 +24506,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile835:
+tile1084:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -17998,9 +24526,9 @@ tile835:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest836
+	JL         rest1085
 
-main838:
+main1087:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -18024,13 +24552,13 @@ main838:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	SUBQ         $+4, SI
-	JGE          main838
+	JGE          main1087
 
-rest836:
+rest1085:
 	ADDQ $+4, SI
-	JZ   end837
+	JZ   end1086
 
-one839:
+one1088:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -18039,28 +24567,28 @@ one839:
 	ADDQ         $+128, DX
 	ADDQ         $+4, BX
 	DECQ         SI
-	JNZ          one839
+	JNZ          one1088
 
-end837:
+end1086:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip840
+	JZ           skip1089
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip840:
+skip1089:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip841
+	JZ     skip1090
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip841:
+skip1090:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip842
+	JZ      skip1091
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -18075,17 +24603,17 @@ skip841:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip842:
+skip1091:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip843
+	JZ     skip1092
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip843:
+skip1092:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18095,7 +24623,7 @@ skip843:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile835
+	JL      tile1084
 	VZEROUPPER
 	RET
 
@@ -18105,7 +24633,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile844:
+tile1093:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -18125,9 +24653,9 @@ tile844:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest845
+	JL         rest1094
 
-main847:
+main1096:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -18163,13 +24691,13 @@ main847:
 	ADDQ         $+256, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main847
+	JGE          main1096
 
-rest845:
+rest1094:
 	ADDQ $+4, SI
-	JZ   end846
+	JZ   end1095
 
-one848:
+one1097:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -18181,20 +24709,20 @@ one848:
 	ADDQ         $+64, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one848
+	JNZ          one1097
 
-end846:
+end1095:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip849
+	JZ           skip1098
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip849:
+skip1098:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip850
+	JZ     skip1099
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18205,10 +24733,10 @@ skip849:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip850:
+skip1099:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip851
+	JZ      skip1100
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18219,10 +24747,10 @@ skip850:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip851:
+skip1100:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip852
+	JZ     skip1101
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18233,7 +24761,7 @@ skip851:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip852:
+skip1101:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18246,7 +24774,7 @@ skip852:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile844
+	JL      tile1093
 	VZEROUPPER
 	RET
 
@@ -18256,7 +24784,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile853:
+tile1102:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -18281,9 +24809,9 @@ tile853:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest854
+	JL         rest1103
 
-main856:
+main1105:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -18319,13 +24847,13 @@ main856:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	SUBQ         $+4, SI
-	JGE          main856
+	JGE          main1105
 
-rest854:
+rest1103:
 	ADDQ $+4, SI
-	JZ   end855
+	JZ   end1104
 
-one857:
+one1106:
 	VMOVUPS      (DX), Y4
 	VMOVUPS      32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -18337,20 +24865,20 @@ one857:
 	ADDQ         $+128, DX
 	ADDQ         $+8, BX
 	DECQ         SI
-	JNZ          one857
+	JNZ          one1106
 
-end855:
+end1104:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip858
+	JZ           skip1107
 	VBROADCASTSS 128(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
 
-skip858:
+skip1107:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip859
+	JZ     skip1108
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18361,10 +24889,10 @@ skip858:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip859:
+skip1108:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip860
+	JZ      skip1109
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -18381,10 +24909,10 @@ skip859:
 	VADDPS  Y4, Y1, Y1
 	VADDPS  Y4, Y3, Y3
 
-skip860:
+skip1109:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip861
+	JZ     skip1110
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18395,7 +24923,7 @@ skip860:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip861:
+skip1110:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18409,7 +24937,7 @@ skip861:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile853
+	JL      tile1102
 	VZEROUPPER
 	RET
 
@@ -18419,7 +24947,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile862:
+tile1111:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -18443,9 +24971,9 @@ tile862:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest863
+	JL         rest1112
 
-main865:
+main1114:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -18493,13 +25021,13 @@ main865:
 	ADDQ         $+256, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main865
+	JGE          main1114
 
-rest863:
+rest1112:
 	ADDQ $+4, SI
-	JZ   end864
+	JZ   end1113
 
-one866:
+one1115:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -18514,11 +25042,11 @@ one866:
 	ADDQ         $+64, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one866
+	JNZ          one1115
 
-end864:
+end1113:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip867
+	JZ           skip1116
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -18527,9 +25055,9 @@ end864:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip867:
+skip1116:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip868
+	JZ     skip1117
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18543,10 +25071,10 @@ skip867:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip868:
+skip1117:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip869
+	JZ      skip1118
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18559,10 +25087,10 @@ skip868:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip869:
+skip1118:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip870
+	JZ     skip1119
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18576,7 +25104,7 @@ skip869:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip870:
+skip1119:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18592,7 +25120,7 @@ skip870:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile862
+	JL      tile1111
 	VZEROUPPER
 	RET
 
@@ -18602,7 +25130,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile871:
+tile1120:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -18631,9 +25159,9 @@ tile871:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest872
+	JL         rest1121
 
-main874:
+main1123:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -18681,13 +25209,13 @@ main874:
 	ADDQ         $+512, DX
 	ADDQ         $+48, BX
 	SUBQ         $+4, SI
-	JGE          main874
+	JGE          main1123
 
-rest872:
+rest1121:
 	ADDQ $+4, SI
-	JZ   end873
+	JZ   end1122
 
-one875:
+one1124:
 	VMOVUPS      (DX), Y6
 	VMOVUPS      32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -18702,11 +25230,11 @@ one875:
 	ADDQ         $+128, DX
 	ADDQ         $+12, BX
 	DECQ         SI
-	JNZ          one875
+	JNZ          one1124
 
-end873:
+end1122:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip876
+	JZ           skip1125
 	VBROADCASTSS 128(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
@@ -18715,9 +25243,9 @@ end873:
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
 
-skip876:
+skip1125:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip877
+	JZ     skip1126
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18731,10 +25259,10 @@ skip876:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip877:
+skip1126:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip878
+	JZ      skip1127
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -18753,10 +25281,10 @@ skip877:
 	VADDPS  Y6, Y3, Y3
 	VADDPS  Y6, Y5, Y5
 
-skip878:
+skip1127:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip879
+	JZ     skip1128
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18770,7 +25298,7 @@ skip878:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip879:
+skip1128:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18787,7 +25315,7 @@ skip879:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile871
+	JL      tile1120
 	VZEROUPPER
 	RET
 
@@ -18797,7 +25325,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile880:
+tile1129:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -18825,9 +25353,9 @@ tile880:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest881
+	JL         rest1130
 
-main883:
+main1132:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -18887,13 +25415,13 @@ main883:
 	ADDQ         $+256, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main883
+	JGE          main1132
 
-rest881:
+rest1130:
 	ADDQ $+4, SI
-	JZ   end882
+	JZ   end1131
 
-one884:
+one1133:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -18911,11 +25439,11 @@ one884:
 	ADDQ         $+64, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one884
+	JNZ          one1133
 
-end882:
+end1131:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip885
+	JZ           skip1134
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -18926,9 +25454,9 @@ end882:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip885:
+skip1134:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip886
+	JZ     skip1135
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18945,10 +25473,10 @@ skip885:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip886:
+skip1135:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip887
+	JZ      skip1136
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -18963,10 +25491,10 @@ skip886:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip887:
+skip1136:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip888
+	JZ     skip1137
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -18983,7 +25511,7 @@ skip887:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip888:
+skip1137:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19002,7 +25530,7 @@ skip888:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile880
+	JL      tile1129
 	VZEROUPPER
 	RET
 
@@ -19012,7 +25540,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile889:
+tile1138:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -19045,9 +25573,9 @@ tile889:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest890
+	JL         rest1139
 
-main892:
+main1141:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -19107,13 +25635,13 @@ main892:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	SUBQ         $+4, SI
-	JGE          main892
+	JGE          main1141
 
-rest890:
+rest1139:
 	ADDQ $+4, SI
-	JZ   end891
+	JZ   end1140
 
-one893:
+one1142:
 	VMOVUPS      (DX), Y8
 	VMOVUPS      32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -19131,11 +25659,11 @@ one893:
 	ADDQ         $+128, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          one893
+	JNZ          one1142
 
-end891:
+end1140:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip894
+	JZ           skip1143
 	VBROADCASTSS 128(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
@@ -19146,9 +25674,9 @@ end891:
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
 
-skip894:
+skip1143:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip895
+	JZ     skip1144
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19165,10 +25693,10 @@ skip894:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip895:
+skip1144:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip896
+	JZ      skip1145
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -19189,10 +25717,10 @@ skip895:
 	VADDPS  Y8, Y5, Y5
 	VADDPS  Y8, Y7, Y7
 
-skip896:
+skip1145:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip897
+	JZ     skip1146
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19209,7 +25737,7 @@ skip896:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip897:
+skip1146:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19229,7 +25757,7 @@ skip897:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile889
+	JL      tile1138
 	VZEROUPPER
 	RET
 
@@ -19239,7 +25767,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile898:
+tile1147:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -19271,9 +25799,9 @@ tile898:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest899
+	JL         rest1148
 
-main901:
+main1150:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -19345,13 +25873,13 @@ main901:
 	ADDQ         $+256, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main901
+	JGE          main1150
 
-rest899:
+rest1148:
 	ADDQ $+4, SI
-	JZ   end900
+	JZ   end1149
 
-one902:
+one1151:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -19372,11 +25900,11 @@ one902:
 	ADDQ         $+64, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one902
+	JNZ          one1151
 
-end900:
+end1149:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip903
+	JZ           skip1152
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -19389,9 +25917,9 @@ end900:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip903:
+skip1152:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip904
+	JZ     skip1153
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19411,10 +25939,10 @@ skip903:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip904:
+skip1153:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip905
+	JZ      skip1154
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19431,10 +25959,10 @@ skip904:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip905:
+skip1154:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip906
+	JZ     skip1155
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19454,7 +25982,7 @@ skip905:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip906:
+skip1155:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19476,7 +26004,7 @@ skip906:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile898
+	JL      tile1147
 	VZEROUPPER
 	RET
 
@@ -19486,7 +26014,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile907:
+tile1156:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -19523,9 +26051,9 @@ tile907:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest908
+	JL         rest1157
 
-main910:
+main1159:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -19597,13 +26125,13 @@ main910:
 	ADDQ         $+512, DX
 	ADDQ         $+80, BX
 	SUBQ         $+4, SI
-	JGE          main910
+	JGE          main1159
 
-rest908:
+rest1157:
 	ADDQ $+4, SI
-	JZ   end909
+	JZ   end1158
 
-one911:
+one1160:
 	VMOVUPS      (DX), Y10
 	VMOVUPS      32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -19624,11 +26152,11 @@ one911:
 	ADDQ         $+128, DX
 	ADDQ         $+20, BX
 	DECQ         SI
-	JNZ          one911
+	JNZ          one1160
 
-end909:
+end1158:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip912
+	JZ           skip1161
 	VBROADCASTSS 128(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
@@ -19641,9 +26169,9 @@ end909:
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
 
-skip912:
+skip1161:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip913
+	JZ     skip1162
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19663,10 +26191,10 @@ skip912:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip913:
+skip1162:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip914
+	JZ      skip1163
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -19689,10 +26217,10 @@ skip913:
 	VADDPS  Y10, Y7, Y7
 	VADDPS  Y10, Y9, Y9
 
-skip914:
+skip1163:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip915
+	JZ     skip1164
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19712,7 +26240,7 @@ skip914:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip915:
+skip1164:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19735,7 +26263,7 @@ skip915:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile907
+	JL      tile1156
 	VZEROUPPER
 	RET
 
@@ -19745,7 +26273,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile916:
+tile1165:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -19781,9 +26309,9 @@ tile916:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest917
+	JL         rest1166
 
-main919:
+main1168:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -19867,13 +26395,13 @@ main919:
 	ADDQ         $+256, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main919
+	JGE          main1168
 
-rest917:
+rest1166:
 	ADDQ $+4, SI
-	JZ   end918
+	JZ   end1167
 
-one920:
+one1169:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -19897,11 +26425,11 @@ one920:
 	ADDQ         $+64, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one920
+	JNZ          one1169
 
-end918:
+end1167:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip921
+	JZ           skip1170
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -19916,9 +26444,9 @@ end918:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip921:
+skip1170:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip922
+	JZ     skip1171
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19941,10 +26469,10 @@ skip921:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip922:
+skip1171:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip923
+	JZ      skip1172
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -19963,10 +26491,10 @@ skip922:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip923:
+skip1172:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip924
+	JZ     skip1173
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -19989,7 +26517,7 @@ skip923:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip924:
+skip1173:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20014,7 +26542,7 @@ skip924:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile916
+	JL      tile1165
 	VZEROUPPER
 	RET
 
@@ -20024,7 +26552,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile925:
+tile1174:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -20065,9 +26593,9 @@ tile925:
 	MOVQ       48(AX), SI
 	MOVQ       8(SI), SI
 	SUBQ       $+4, SI
-	JL         rest926
+	JL         rest1175
 
-main928:
+main1177:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -20151,13 +26679,13 @@ main928:
 	ADDQ         $+512, DX
 	ADDQ         $+96, BX
 	SUBQ         $+4, SI
-	JGE          main928
+	JGE          main1177
 
-rest926:
+rest1175:
 	ADDQ $+4, SI
-	JZ   end927
+	JZ   end1176
 
-one929:
+one1178:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -20181,11 +26709,11 @@ one929:
 	ADDQ         $+128, DX
 	ADDQ         $+24, BX
 	DECQ         SI
-	JNZ          one929
+	JNZ          one1178
 
-end927:
+end1176:
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip930
+	JZ           skip1179
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -20200,9 +26728,9 @@ end927:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip930:
+skip1179:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip931
+	JZ     skip1180
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20225,10 +26753,10 @@ skip930:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip931:
+skip1180:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip932
+	JZ      skip1181
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -20253,10 +26781,10 @@ skip931:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip932:
+skip1181:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip933
+	JZ     skip1182
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -20279,7 +26807,7 @@ skip932:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip933:
+skip1182:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -20305,7 +26833,7 @@ skip933:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile925
+	JL      tile1174
 	VZEROUPPER
 	RET
 
@@ -20405,12 +26933,228 @@ DATA constants_avx2<>+368(SB)/4, $0x3f800000
 DATA constants_avx2<>+372(SB)/4, $0x3f800000
 DATA constants_avx2<>+376(SB)/4, $0x3f800000
 DATA constants_avx2<>+380(SB)/4, $0x3f800000
-DATA constants_avx2<>+384(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+388(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+392(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+396(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+400(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+404(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+408(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+412(SB)/4, $0xbfb8aa3b
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $416
+DATA constants_avx2<>+384(SB)/4, $0xbf800000
+DATA constants_avx2<>+388(SB)/4, $0xbf800000
+DATA constants_avx2<>+392(SB)/4, $0xbf800000
+DATA constants_avx2<>+396(SB)/4, $0xbf800000
+DATA constants_avx2<>+400(SB)/4, $0xbf800000
+DATA constants_avx2<>+404(SB)/4, $0xbf800000
+DATA constants_avx2<>+408(SB)/4, $0xbf800000
+DATA constants_avx2<>+412(SB)/4, $0xbf800000
+DATA constants_avx2<>+416(SB)/4, $0x416c0000
+DATA constants_avx2<>+420(SB)/4, $0x416c0000
+DATA constants_avx2<>+424(SB)/4, $0x416c0000
+DATA constants_avx2<>+428(SB)/4, $0x416c0000
+DATA constants_avx2<>+432(SB)/4, $0x416c0000
+DATA constants_avx2<>+436(SB)/4, $0x416c0000
+DATA constants_avx2<>+440(SB)/4, $0x416c0000
+DATA constants_avx2<>+444(SB)/4, $0x416c0000
+DATA constants_avx2<>+448(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+452(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+456(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+460(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+464(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+468(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+472(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+476(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+480(SB)/4, $0xbf000000
+DATA constants_avx2<>+484(SB)/4, $0xbf000000
+DATA constants_avx2<>+488(SB)/4, $0xbf000000
+DATA constants_avx2<>+492(SB)/4, $0xbf000000
+DATA constants_avx2<>+496(SB)/4, $0xbf000000
+DATA constants_avx2<>+500(SB)/4, $0xbf000000
+DATA constants_avx2<>+504(SB)/4, $0xbf000000
+DATA constants_avx2<>+508(SB)/4, $0xbf000000
+DATA constants_avx2<>+512(SB)/4, $0x3f318000
+DATA constants_avx2<>+516(SB)/4, $0x3f318000
+DATA constants_avx2<>+520(SB)/4, $0x3f318000
+DATA constants_avx2<>+524(SB)/4, $0x3f318000
+DATA constants_avx2<>+528(SB)/4, $0x3f318000
+DATA constants_avx2<>+532(SB)/4, $0x3f318000
+DATA constants_avx2<>+536(SB)/4, $0x3f318000
+DATA constants_avx2<>+540(SB)/4, $0x3f318000
+DATA constants_avx2<>+544(SB)/4, $0xb95e8083
+DATA constants_avx2<>+548(SB)/4, $0xb95e8083
+DATA constants_avx2<>+552(SB)/4, $0xb95e8083
+DATA constants_avx2<>+556(SB)/4, $0xb95e8083
+DATA constants_avx2<>+560(SB)/4, $0xb95e8083
+DATA constants_avx2<>+564(SB)/4, $0xb95e8083
+DATA constants_avx2<>+568(SB)/4, $0xb95e8083
+DATA constants_avx2<>+572(SB)/4, $0xb95e8083
+DATA constants_avx2<>+576(SB)/4, $0x3f000000
+DATA constants_avx2<>+580(SB)/4, $0x3f000000
+DATA constants_avx2<>+584(SB)/4, $0x3f000000
+DATA constants_avx2<>+588(SB)/4, $0x3f000000
+DATA constants_avx2<>+592(SB)/4, $0x3f000000
+DATA constants_avx2<>+596(SB)/4, $0x3f000000
+DATA constants_avx2<>+600(SB)/4, $0x3f000000
+DATA constants_avx2<>+604(SB)/4, $0x3f000000
+DATA constants_avx2<>+608(SB)/4, $0x3ab57398
+DATA constants_avx2<>+612(SB)/4, $0x3ab57398
+DATA constants_avx2<>+616(SB)/4, $0x3ab57398
+DATA constants_avx2<>+620(SB)/4, $0x3ab57398
+DATA constants_avx2<>+624(SB)/4, $0x3ab57398
+DATA constants_avx2<>+628(SB)/4, $0x3ab57398
+DATA constants_avx2<>+632(SB)/4, $0x3ab57398
+DATA constants_avx2<>+636(SB)/4, $0x3ab57398
+DATA constants_avx2<>+640(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+644(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+648(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+652(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+656(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+660(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+664(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+668(SB)/4, $0x3c0933c1
+DATA constants_avx2<>+672(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+676(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+680(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+684(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+688(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+692(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+696(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+700(SB)/4, $0x3d2aac11
+DATA constants_avx2<>+704(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+708(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+712(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+716(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+720(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+724(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+728(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+732(SB)/4, $0x3e2aaa0d
+DATA constants_avx2<>+736(SB)/4, $0x3efffffe
+DATA constants_avx2<>+740(SB)/4, $0x3efffffe
+DATA constants_avx2<>+744(SB)/4, $0x3efffffe
+DATA constants_avx2<>+748(SB)/4, $0x3efffffe
+DATA constants_avx2<>+752(SB)/4, $0x3efffffe
+DATA constants_avx2<>+756(SB)/4, $0x3efffffe
+DATA constants_avx2<>+760(SB)/4, $0x3efffffe
+DATA constants_avx2<>+764(SB)/4, $0x3efffffe
+DATA constants_avx2<>+768(SB)/4, $0x42000000
+DATA constants_avx2<>+772(SB)/4, $0x42000000
+DATA constants_avx2<>+776(SB)/4, $0x42000000
+DATA constants_avx2<>+780(SB)/4, $0x42000000
+DATA constants_avx2<>+784(SB)/4, $0x42000000
+DATA constants_avx2<>+788(SB)/4, $0x42000000
+DATA constants_avx2<>+792(SB)/4, $0x42000000
+DATA constants_avx2<>+796(SB)/4, $0x42000000
+DATA constants_avx2<>+800(SB)/4, $0x40200000
+DATA constants_avx2<>+804(SB)/4, $0x40200000
+DATA constants_avx2<>+808(SB)/4, $0x40200000
+DATA constants_avx2<>+812(SB)/4, $0x40200000
+DATA constants_avx2<>+816(SB)/4, $0x40200000
+DATA constants_avx2<>+820(SB)/4, $0x40200000
+DATA constants_avx2<>+824(SB)/4, $0x40200000
+DATA constants_avx2<>+828(SB)/4, $0x40200000
+DATA constants_avx2<>+832(SB)/4, $0x40a00000
+DATA constants_avx2<>+836(SB)/4, $0x40a00000
+DATA constants_avx2<>+840(SB)/4, $0x40a00000
+DATA constants_avx2<>+844(SB)/4, $0x40a00000
+DATA constants_avx2<>+848(SB)/4, $0x40a00000
+DATA constants_avx2<>+852(SB)/4, $0x40a00000
+DATA constants_avx2<>+856(SB)/4, $0x40a00000
+DATA constants_avx2<>+860(SB)/4, $0x40a00000
+DATA constants_avx2<>+864(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+868(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+872(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+876(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+880(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+884(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+888(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+892(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+896(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+900(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+904(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+908(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+912(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+916(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+920(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+924(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+928(SB)/4, $0x3a385982
+DATA constants_avx2<>+932(SB)/4, $0x3a385982
+DATA constants_avx2<>+936(SB)/4, $0x3a385982
+DATA constants_avx2<>+940(SB)/4, $0x3a385982
+DATA constants_avx2<>+944(SB)/4, $0x3a385982
+DATA constants_avx2<>+948(SB)/4, $0x3a385982
+DATA constants_avx2<>+952(SB)/4, $0x3a385982
+DATA constants_avx2<>+956(SB)/4, $0x3a385982
+DATA constants_avx2<>+960(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+964(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+968(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+972(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+976(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+980(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+984(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+988(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+992(SB)/4, $0xbad31181
+DATA constants_avx2<>+996(SB)/4, $0xbad31181
+DATA constants_avx2<>+1000(SB)/4, $0xbad31181
+DATA constants_avx2<>+1004(SB)/4, $0xbad31181
+DATA constants_avx2<>+1008(SB)/4, $0xbad31181
+DATA constants_avx2<>+1012(SB)/4, $0xbad31181
+DATA constants_avx2<>+1016(SB)/4, $0xbad31181
+DATA constants_avx2<>+1020(SB)/4, $0xbad31181
+DATA constants_avx2<>+1024(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1028(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1032(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1036(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1040(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1044(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1048(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1052(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1056(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1060(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1064(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1068(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1072(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1076(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1080(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1084(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1088(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1092(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1096(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1100(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1104(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1108(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1112(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1116(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1120(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1124(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1128(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1132(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1136(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1140(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1144(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1148(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1152(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1156(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1160(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1164(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1168(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1172(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1176(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1180(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1184(SB)/4, $0x00000000
+DATA constants_avx2<>+1188(SB)/4, $0x00000000
+DATA constants_avx2<>+1192(SB)/4, $0x00000000
+DATA constants_avx2<>+1196(SB)/4, $0x00000000
+DATA constants_avx2<>+1200(SB)/4, $0x00000000
+DATA constants_avx2<>+1204(SB)/4, $0x00000000
+DATA constants_avx2<>+1208(SB)/4, $0x00000000
+DATA constants_avx2<>+1212(SB)/4, $0x00000000
+DATA constants_avx2<>+1216(SB)/4, $0x2f800000
+DATA constants_avx2<>+1220(SB)/4, $0x2f800000
+DATA constants_avx2<>+1224(SB)/4, $0x2f800000
+DATA constants_avx2<>+1228(SB)/4, $0x2f800000
+DATA constants_avx2<>+1232(SB)/4, $0x2f800000
+DATA constants_avx2<>+1236(SB)/4, $0x2f800000
+DATA constants_avx2<>+1240(SB)/4, $0x2f800000
+DATA constants_avx2<>+1244(SB)/4, $0x2f800000
+DATA constants_avx2<>+1248(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1252(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1256(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1260(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1264(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1268(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1272(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1276(SB)/4, $0xbfb8aa3b
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1280

@@ -13,6 +13,12 @@ func vec_f32_gelu_avx512(a *kernel.VecArgs)
 func vec_f32_gelubackward_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_gelu_erf_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_gelu_erfbackward_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_swiglu_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -98,6 +104,12 @@ func vec_f32_gelu_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_gelubackward_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_gelu_erf_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_gelu_erfbackward_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_swiglu_avx2(a *kernel.VecArgs)

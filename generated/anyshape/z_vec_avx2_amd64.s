@@ -191,7 +191,6 @@ main6:
 	VMOVUPS     constants_avx2<>+320(SB), Y2
 	VDIVPS      Y3, Y2, Y2
 	VMULPS      Y0, Y2, Y4
-	VMOVUPS     Y4, (DX)(CX*1)
 	VMULPS      Y0, Y0, Y0
 	VMULPS      constants_avx2<>+352(SB), Y0, Y0
 	VADDPS      constants_avx2<>+384(SB), Y0, Y0
@@ -200,6 +199,7 @@ main6:
 	VSUBPS      Y2, Y3, Y3
 	VMULPS      Y4, Y3, Y3
 	VFMADD231PS Y0, Y3, Y2
+	VMOVUPS     Y4, (DX)(CX*1)
 	VMULPS      Y2, Y1, Y1
 	VMOVUPS     Y1, (BX)(CX*1)
 	ADDQ        $0x00000020, CX
@@ -238,7 +238,6 @@ end7:
 	VMOVUPS     constants_avx2<>+320(SB), Y3
 	VDIVPS      Y4, Y3, Y3
 	VMULPS      Y1, Y3, Y5
-	VMASKMOVPS  Y5, Y0, (DX)(CX*1)
 	VMULPS      Y1, Y1, Y1
 	VMULPS      constants_avx2<>+352(SB), Y1, Y1
 	VADDPS      constants_avx2<>+384(SB), Y1, Y1
@@ -247,10 +246,383 @@ end7:
 	VSUBPS      Y3, Y4, Y4
 	VMULPS      Y5, Y4, Y4
 	VFMADD231PS Y1, Y4, Y3
+	VMASKMOVPS  Y5, Y0, (DX)(CX*1)
 	VMULPS      Y3, Y2, Y2
 	VMASKMOVPS  Y2, Y0, (BX)(CX*1)
 
 done8:
+	VZEROUPPER
+	RET
+
+// func vec_f32_gelu_erf_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·vec_f32_gelu_erf_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL   end10
+
+main9:
+	VMOVUPS      (BX)(CX*1), Y0
+	VMULPS       constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+480(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+672(SB), Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+928(SB), Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1248(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)(CX*1)
+	VMOVUPS      32(BX)(CX*1), Y0
+	VMULPS       constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+480(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+672(SB), Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+928(SB), Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1248(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
+	VMOVUPS      Y0, 32(DX)(CX*1)
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JGE          main9
+
+end10:
+	ADDQ $0x00000010, AX
+	SUBQ $0x00000008, AX
+	JL   end12
+
+main11:
+	VMOVUPS      (BX)(CX*1), Y0
+	VMULPS       constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS       Y0, Y1, Y1
+	VMOVUPS      constants_avx2<>+480(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y4
+	VMOVAPS      Y4, Y2
+	VFMSUB231PS  Y1, Y1, Y2
+	VMULPS       constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS     $0x08, Y3, Y3
+	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
+	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
+	VMOVUPS      constants_avx2<>+672(SB), Y2
+	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
+	VADDPS       constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VADDPS       constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y4
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
+	VMOVUPS      constants_avx2<>+928(SB), Y3
+	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      constants_avx2<>+1248(SB), Y4
+	VMAXPS       Y0, Y4, Y0
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
+	VMOVUPS      Y0, (DX)(CX*1)
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JGE          main11
+
+end12:
+	ADDQ         $0x00000008, AX
+	TESTQ        AX, AX
+	JZ           done13
+	LEAQ         tail_mask<>+32(SB), SI
+	NEGQ         AX
+	VMOVUPS      (SI)(AX*4), Y0
+	VMASKMOVPS   (BX)(CX*1), Y0, Y1
+	VMULPS       constants_avx2<>+448(SB), Y1, Y2
+	VMAXPS       Y1, Y2, Y2
+	VMOVUPS      constants_avx2<>+480(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMULPS       Y2, Y2, Y5
+	VMOVAPS      Y5, Y3
+	VFMSUB231PS  Y2, Y2, Y3
+	VMULPS       constants_avx2<>+512(SB), Y5, Y4
+	VROUNDPS     $0x08, Y4, Y4
+	VMULPS       constants_avx2<>+544(SB), Y5, Y5
+	VFNMADD231PS constants_avx2<>+576(SB), Y4, Y5
+	VFNMADD231PS constants_avx2<>+608(SB), Y4, Y5
+	VFNMADD231PS constants_avx2<>+640(SB), Y3, Y5
+	VMOVUPS      constants_avx2<>+672(SB), Y3
+	VFMADD213PS  constants_avx2<>+704(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+736(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+768(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+800(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+320(SB), Y5, Y3
+	VFMADD213PS  constants_avx2<>+320(SB), Y5, Y3
+	VADDPS       constants_avx2<>+832(SB), Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VADDPS       constants_avx2<>+864(SB), Y2, Y6
+	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VDIVPS       Y6, Y5, Y5
+	VMOVUPS      constants_avx2<>+320(SB), Y6
+	VFNMADD231PS constants_avx2<>+896(SB), Y5, Y6
+	VMOVUPS      constants_avx2<>+928(SB), Y4
+	VFMADD213PS  constants_avx2<>+960(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+992(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1024(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1056(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1088(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1120(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1152(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1184(SB), Y6, Y4
+	VFMADD213PS  constants_avx2<>+1216(SB), Y6, Y4
+	VMULPS       Y5, Y4, Y4
+	VMOVUPS      constants_avx2<>+1248(SB), Y5
+	VMAXPS       Y1, Y5, Y1
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VFNMADD231PS constants_avx2<>+1280(SB), Y2, Y1
+	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
+
+done13:
+	VZEROUPPER
+	RET
+
+// func vec_f32_gelu_erfbackward_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3
+TEXT ·vec_f32_gelu_erfbackward_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000008, AX
+	JL   end15
+
+main14:
+	VMOVUPS      (SI)(CX*1), Y0
+	VMOVUPS      (DI)(CX*1), Y1
+	VMULPS       constants_avx2<>+1312(SB), Y0, Y2
+	VMAXPS       constants_avx2<>+1248(SB), Y2, Y2
+	VMINPS       constants_avx2<>+320(SB), Y2, Y2
+	VMOVUPS      constants_avx2<>+1280(SB), Y3
+	VFNMADD231PS constants_avx2<>+1344(SB), Y2, Y3
+	VMULPS       constants_avx2<>+448(SB), Y0, Y4
+	VMAXPS       Y0, Y4, Y4
+	VMOVUPS      constants_avx2<>+480(SB), Y5
+	VMINPS       Y4, Y5, Y4
+	VMULPS       Y4, Y4, Y7
+	VMOVAPS      Y7, Y5
+	VFMSUB231PS  Y4, Y4, Y5
+	VMULPS       constants_avx2<>+512(SB), Y7, Y6
+	VROUNDPS     $0x08, Y6, Y6
+	VMULPS       constants_avx2<>+544(SB), Y7, Y7
+	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y7
+	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y7
+	VFNMADD231PS constants_avx2<>+640(SB), Y5, Y7
+	VMOVUPS      constants_avx2<>+672(SB), Y5
+	VFMADD213PS  constants_avx2<>+704(SB), Y7, Y5
+	VFMADD213PS  constants_avx2<>+736(SB), Y7, Y5
+	VFMADD213PS  constants_avx2<>+768(SB), Y7, Y5
+	VFMADD213PS  constants_avx2<>+800(SB), Y7, Y5
+	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y5
+	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y5
+	VADDPS       constants_avx2<>+832(SB), Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       Y6, Y5, Y5
+	VADDPS       constants_avx2<>+864(SB), Y4, Y8
+	VMOVUPS      constants_avx2<>+320(SB), Y7
+	VDIVPS       Y8, Y7, Y7
+	VMOVUPS      constants_avx2<>+320(SB), Y8
+	VFNMADD231PS constants_avx2<>+896(SB), Y7, Y8
+	VMOVUPS      constants_avx2<>+928(SB), Y6
+	VFMADD213PS  constants_avx2<>+960(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+992(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1024(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1056(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1088(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1120(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1152(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1184(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+1216(SB), Y8, Y6
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      constants_avx2<>+1248(SB), Y7
+	VMAXPS       Y0, Y7, Y0
+	VMULPS       Y6, Y4, Y7
+	VMULPS       Y5, Y7, Y7
+	VFNMADD231PS constants_avx2<>+1280(SB), Y7, Y0
+	VFNMADD231PS constants_avx2<>+1376(SB), Y4, Y6
+	VMULPS       Y5, Y6, Y6
+	VFMADD231PS  Y3, Y6, Y2
+	VMOVUPS      Y0, (DX)(CX*1)
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (BX)(CX*1)
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JGE          main14
+
+end15:
+	ADDQ         $0x00000008, AX
+	TESTQ        AX, AX
+	JZ           done16
+	LEAQ         tail_mask<>+32(SB), R8
+	NEGQ         AX
+	VMOVUPS      (R8)(AX*4), Y0
+	VMASKMOVPS   (SI)(CX*1), Y0, Y1
+	VMASKMOVPS   (DI)(CX*1), Y0, Y2
+	VMULPS       constants_avx2<>+1312(SB), Y1, Y3
+	VMAXPS       constants_avx2<>+1248(SB), Y3, Y3
+	VMINPS       constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS      constants_avx2<>+1280(SB), Y4
+	VFNMADD231PS constants_avx2<>+1344(SB), Y3, Y4
+	VMULPS       constants_avx2<>+448(SB), Y1, Y5
+	VMAXPS       Y1, Y5, Y5
+	VMOVUPS      constants_avx2<>+480(SB), Y6
+	VMINPS       Y5, Y6, Y5
+	VMULPS       Y5, Y5, Y8
+	VMOVAPS      Y8, Y6
+	VFMSUB231PS  Y5, Y5, Y6
+	VMULPS       constants_avx2<>+512(SB), Y8, Y7
+	VROUNDPS     $0x08, Y7, Y7
+	VMULPS       constants_avx2<>+544(SB), Y8, Y8
+	VFNMADD231PS constants_avx2<>+576(SB), Y7, Y8
+	VFNMADD231PS constants_avx2<>+608(SB), Y7, Y8
+	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
+	VMOVUPS      constants_avx2<>+672(SB), Y6
+	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y6
+	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y6
+	VADDPS       constants_avx2<>+832(SB), Y7, Y7
+	VCVTPS2DQ    Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VPADDD       Y7, Y6, Y6
+	VADDPS       constants_avx2<>+864(SB), Y5, Y9
+	VMOVUPS      constants_avx2<>+320(SB), Y8
+	VDIVPS       Y9, Y8, Y8
+	VMOVUPS      constants_avx2<>+320(SB), Y9
+	VFNMADD231PS constants_avx2<>+896(SB), Y8, Y9
+	VMOVUPS      constants_avx2<>+928(SB), Y7
+	VFMADD213PS  constants_avx2<>+960(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+992(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1024(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1056(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1088(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1120(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1152(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1184(SB), Y9, Y7
+	VFMADD213PS  constants_avx2<>+1216(SB), Y9, Y7
+	VMULPS       Y8, Y7, Y7
+	VMOVUPS      constants_avx2<>+1248(SB), Y8
+	VMAXPS       Y1, Y8, Y1
+	VMULPS       Y7, Y5, Y8
+	VMULPS       Y6, Y8, Y8
+	VFNMADD231PS constants_avx2<>+1280(SB), Y8, Y1
+	VFNMADD231PS constants_avx2<>+1376(SB), Y5, Y7
+	VMULPS       Y6, Y7, Y7
+	VFMADD231PS  Y4, Y7, Y3
+	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
+	VMULPS       Y3, Y2, Y2
+	VMASKMOVPS   Y2, Y0, (BX)(CX*1)
+
+done16:
 	VZEROUPPER
 	RET
 
@@ -264,12 +636,12 @@ TEXT ·vec_f32_swiglu_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end10
+	JL   end18
 
-main9:
+main17:
 	VMOVUPS     (BX)(CX*1), Y0
 	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
+	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -286,12 +658,12 @@ main9:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)(CX*1)
 	VMOVUPS     32(BX)(CX*1), Y0
 	VMOVUPS     32(SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
+	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -308,22 +680,22 @@ main9:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, 32(DX)(CX*1)
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, AX
-	JGE         main9
+	JGE         main17
 
-end10:
+end18:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end12
+	JL   end20
 
-main11:
+main19:
 	VMOVUPS     (BX)(CX*1), Y0
 	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
+	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
 	VMINPS      constants_avx2<>+64(SB), Y2, Y2
 	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
 	VROUNDPS    $0x08, Y2, Y3
@@ -340,23 +712,23 @@ main11:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, AX
-	JGE         main11
+	JGE         main19
 
-end12:
+end20:
 	ADDQ        $0x00000008, AX
 	TESTQ       AX, AX
-	JZ          done13
+	JZ          done21
 	LEAQ        tail_mask<>+32(SB), DI
 	NEGQ        AX
 	VMOVUPS     (DI)(AX*4), Y0
 	VMASKMOVPS  (BX)(CX*1), Y0, Y1
 	VMASKMOVPS  (SI)(CX*1), Y0, Y2
-	VMULPS      constants_avx2<>+448(SB), Y1, Y3
+	VMULPS      constants_avx2<>+1408(SB), Y1, Y3
 	VMINPS      constants_avx2<>+64(SB), Y3, Y3
 	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
 	VROUNDPS    $0x08, Y3, Y4
@@ -373,11 +745,11 @@ end12:
 	VPADDD      Y4, Y5, Y5
 	VMOVAPS     Y5, Y3
 	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VDIVPS      Y3, Y1, Y3
-	VMULPS      Y3, Y2, Y2
+	VDIVPS      Y3, Y1, Y1
+	VMULPS      Y1, Y2, Y2
 	VMASKMOVPS  Y2, Y0, (DX)(CX*1)
 
-done13:
+done21:
 	VZEROUPPER
 	RET
 
@@ -394,13 +766,13 @@ TEXT ·vec_f32_swiglubackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end15
+	JL   end23
 
-main14:
+main22:
 	VMOVUPS     (DI)(CX*1), Y0
 	VMOVUPS     (R8)(CX*1), Y1
 	VMOVUPS     (R9)(CX*1), Y2
-	VMULPS      constants_avx2<>+448(SB), Y0, Y3
+	VMULPS      constants_avx2<>+1408(SB), Y0, Y3
 	VMINPS      constants_avx2<>+64(SB), Y3, Y3
 	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
 	VROUNDPS    $0x08, Y3, Y4
@@ -420,31 +792,31 @@ main14:
 	VMOVUPS     constants_avx2<>+320(SB), Y4
 	VDIVPS      Y3, Y4, Y4
 	VMULPS      Y0, Y4, Y0
+	VMOVUPS     constants_avx2<>+320(SB), Y3
+	VSUBPS      Y4, Y3, Y3
+	VFMADD231PS Y0, Y3, Y4
 	VMULPS      Y0, Y1, Y3
 	VMOVUPS     Y3, (DX)(CX*1)
 	VMULPS      Y0, Y2, Y3
 	VMOVUPS     Y3, (SI)(CX*1)
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VSUBPS      Y4, Y3, Y3
-	VFMADD231PS Y0, Y3, Y4
 	VMULPS      Y1, Y4, Y4
 	VMULPS      Y2, Y4, Y4
 	VMOVUPS     Y4, (BX)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, AX
-	JGE         main14
+	JGE         main22
 
-end15:
+end23:
 	ADDQ        $0x00000008, AX
 	TESTQ       AX, AX
-	JZ          done16
+	JZ          done24
 	LEAQ        tail_mask<>+32(SB), R10
 	NEGQ        AX
 	VMOVUPS     (R10)(AX*4), Y0
 	VMASKMOVPS  (DI)(CX*1), Y0, Y1
 	VMASKMOVPS  (R8)(CX*1), Y0, Y2
 	VMASKMOVPS  (R9)(CX*1), Y0, Y3
-	VMULPS      constants_avx2<>+448(SB), Y1, Y4
+	VMULPS      constants_avx2<>+1408(SB), Y1, Y4
 	VMINPS      constants_avx2<>+64(SB), Y4, Y4
 	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
 	VROUNDPS    $0x08, Y4, Y5
@@ -464,18 +836,18 @@ end15:
 	VMOVUPS     constants_avx2<>+320(SB), Y5
 	VDIVPS      Y4, Y5, Y5
 	VMULPS      Y1, Y5, Y1
+	VMOVUPS     constants_avx2<>+320(SB), Y4
+	VSUBPS      Y5, Y4, Y4
+	VFMADD231PS Y1, Y4, Y5
 	VMULPS      Y1, Y2, Y4
 	VMASKMOVPS  Y4, Y0, (DX)(CX*1)
 	VMULPS      Y1, Y3, Y4
 	VMASKMOVPS  Y4, Y0, (SI)(CX*1)
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VSUBPS      Y5, Y4, Y4
-	VFMADD231PS Y1, Y4, Y5
 	VMULPS      Y2, Y5, Y5
 	VMULPS      Y3, Y5, Y5
 	VMASKMOVPS  Y5, Y0, (BX)(CX*1)
 
-done16:
+done24:
 	VZEROUPPER
 	RET
 
@@ -491,9 +863,9 @@ TEXT ·vec_f32_sum_avx2(SB), NOSPLIT, $0-8
 	XORQ   CX, CX
 	MOVQ   48(AX), BX
 	SUBQ   $0x00000020, BX
-	JL     end18
+	JL     end26
 
-main17:
+main25:
 	VMOVUPS (DX)(CX*1), Y4
 	VADDPS  Y4, Y0, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
@@ -504,31 +876,31 @@ main17:
 	VADDPS  Y4, Y3, Y3
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JGE     main17
+	JGE     main25
 
-end18:
+end26:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end20
+	JL   end28
 
-main19:
+main27:
 	VMOVUPS (DX)(CX*1), Y4
 	VADDPS  Y4, Y0, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JGE     main19
+	JGE     main27
 
-end20:
+end28:
 	ADDQ       $0x00000008, BX
 	TESTQ      BX, BX
-	JZ         done21
+	JZ         done29
 	LEAQ       tail_mask<>+32(SB), SI
 	NEGQ       BX
 	VMOVUPS    (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y4
 	VADDPS     Y4, Y0, Y0
 
-done21:
+done29:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y0, Y0
@@ -555,9 +927,9 @@ TEXT ·vec_f32_sumdeviations_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), BX
 	SUBQ         $0x00000020, BX
-	JL           end23
+	JL           end31
 
-main22:
+main30:
 	VMOVUPS     (DX)(CX*1), Y5
 	VSUBPS      Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
@@ -572,25 +944,25 @@ main22:
 	VFMADD231PS Y5, Y5, Y3
 	ADDQ        $0x00000080, CX
 	SUBQ        $0x00000020, BX
-	JGE         main22
+	JGE         main30
 
-end23:
+end31:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end25
+	JL   end33
 
-main24:
+main32:
 	VMOVUPS     (DX)(CX*1), Y5
 	VSUBPS      Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, BX
-	JGE         main24
+	JGE         main32
 
-end25:
+end33:
 	ADDQ        $0x00000008, BX
 	TESTQ       BX, BX
-	JZ          done26
+	JZ          done34
 	LEAQ        tail_mask<>+32(SB), SI
 	NEGQ        BX
 	VMOVUPS     (SI)(BX*4), Y5
@@ -599,7 +971,7 @@ end25:
 	VANDPS      Y5, Y6, Y6
 	VFMADD231PS Y6, Y6, Y0
 
-done26:
+done34:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y0, Y0
@@ -626,9 +998,9 @@ TEXT ·vec_f32_normalize_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
 	SUBQ         $0x00000010, AX
-	JL           end28
+	JL           end36
 
-main27:
+main35:
 	VMOVUPS     (BX)(CX*1), Y2
 	VSUBPS      Y0, Y2, Y2
 	VMULPS      Y1, Y2, Y2
@@ -645,14 +1017,14 @@ main27:
 	VMOVUPS     Y3, 32(DX)(CX*1)
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, AX
-	JGE         main27
+	JGE         main35
 
-end28:
+end36:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end30
+	JL   end38
 
-main29:
+main37:
 	VMOVUPS     (BX)(CX*1), Y2
 	VSUBPS      Y0, Y2, Y2
 	VMULPS      Y1, Y2, Y2
@@ -662,12 +1034,12 @@ main29:
 	VMOVUPS     Y3, (DX)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, AX
-	JGE         main29
+	JGE         main37
 
-end30:
+end38:
 	ADDQ        $0x00000008, AX
 	TESTQ       AX, AX
-	JZ          done31
+	JZ          done39
 	LEAQ        tail_mask<>+32(SB), R8
 	NEGQ        AX
 	VMOVUPS     (R8)(AX*4), Y2
@@ -679,7 +1051,7 @@ end30:
 	VFMADD231PS Y1, Y3, Y0
 	VMASKMOVPS  Y0, Y2, (DX)(CX*1)
 
-done31:
+done39:
 	VZEROUPPER
 	RET
 
@@ -701,9 +1073,9 @@ TEXT ·vec_f32_normsums_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), R9
 	SUBQ         $0x00000010, R9
-	JL           end33
+	JL           end41
 
-main32:
+main40:
 	VMOVUPS     (DX)(CX*1), Y6
 	VMOVUPS     (BX)(CX*1), Y7
 	VSUBPS      Y0, Y7, Y7
@@ -734,14 +1106,14 @@ main32:
 	VMOVUPS     Y7, 32(R8)(CX*1)
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, R9
-	JGE         main32
+	JGE         main40
 
-end33:
+end41:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end35
+	JL   end43
 
-main34:
+main42:
 	VMOVUPS     (DX)(CX*1), Y6
 	VMOVUPS     (BX)(CX*1), Y7
 	VSUBPS      Y0, Y7, Y7
@@ -758,12 +1130,12 @@ main34:
 	VMOVUPS     Y7, (R8)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, R9
-	JGE         main34
+	JGE         main42
 
-end35:
+end43:
 	ADDQ        $0x00000008, R9
 	TESTQ       R9, R9
-	JZ          done36
+	JZ          done44
 	LEAQ        tail_mask<>+32(SB), R10
 	NEGQ        R9
 	VMOVUPS     (R10)(R9*4), Y6
@@ -782,7 +1154,7 @@ end35:
 	VADDPS      Y7, Y0, Y0
 	VMASKMOVPS  Y0, Y6, (R8)(CX*1)
 
-done36:
+done44:
 	VADDPS       Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
 	VADDPS       X0, X2, X2
@@ -817,9 +1189,9 @@ TEXT ·vec_f32_normapply_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
 	SUBQ         $0x00000008, AX
-	JL           end38
+	JL           end46
 
-main37:
+main45:
 	VMOVUPS      (BX)(CX*1), Y4
 	VMOVUPS      (SI)(CX*1), Y5
 	VSUBPS       Y0, Y5, Y5
@@ -833,12 +1205,12 @@ main37:
 	VMOVUPS      Y4, (DX)(CX*1)
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
-	JGE          main37
+	JGE          main45
 
-end38:
+end46:
 	ADDQ         $0x00000008, AX
 	TESTQ        AX, AX
-	JZ           done39
+	JZ           done47
 	LEAQ         tail_mask<>+32(SB), R8
 	NEGQ         AX
 	VMOVUPS      (R8)(AX*4), Y4
@@ -854,7 +1226,7 @@ end38:
 	VFMADD231PS  Y1, Y0, Y2
 	VMASKMOVPS   Y2, Y4, (DX)(CX*1)
 
-done39:
+done47:
 	VZEROUPPER
 	RET
 
@@ -862,17 +1234,17 @@ done39:
 // Requires: AVX
 TEXT ·vec_f32_max_avx2(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
-	VMOVUPS constants_avx2<>+480(SB), Y0
-	VMOVUPS constants_avx2<>+480(SB), Y1
-	VMOVUPS constants_avx2<>+480(SB), Y2
-	VMOVUPS constants_avx2<>+480(SB), Y3
+	VMOVUPS constants_avx2<>+1440(SB), Y0
+	VMOVUPS constants_avx2<>+1440(SB), Y1
+	VMOVUPS constants_avx2<>+1440(SB), Y2
+	VMOVUPS constants_avx2<>+1440(SB), Y3
 	MOVQ    (AX), DX
 	XORQ    CX, CX
 	MOVQ    48(AX), BX
 	SUBQ    $0x00000020, BX
-	JL      end41
+	JL      end49
 
-main40:
+main48:
 	VMOVUPS (DX)(CX*1), Y4
 	VMAXPS  Y0, Y4, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
@@ -883,33 +1255,33 @@ main40:
 	VMAXPS  Y3, Y4, Y3
 	ADDQ    $0x00000080, CX
 	SUBQ    $0x00000020, BX
-	JGE     main40
+	JGE     main48
 
-end41:
+end49:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end43
+	JL   end51
 
-main42:
+main50:
 	VMOVUPS (DX)(CX*1), Y4
 	VMAXPS  Y0, Y4, Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, BX
-	JGE     main42
+	JGE     main50
 
-end43:
+end51:
 	ADDQ       $0x00000008, BX
 	TESTQ      BX, BX
-	JZ         done44
+	JZ         done52
 	LEAQ       tail_mask<>+32(SB), SI
 	NEGQ       BX
 	VMOVUPS    (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y5
-	VMOVUPS    constants_avx2<>+480(SB), Y6
+	VMOVUPS    constants_avx2<>+1440(SB), Y6
 	VBLENDVPS  Y4, Y5, Y6, Y5
 	VMAXPS     Y0, Y5, Y0
 
-done44:
+done52:
 	VMAXPS       Y1, Y0, Y0
 	VMAXPS       Y2, Y0, Y0
 	VMAXPS       Y3, Y0, Y0
@@ -937,20 +1309,20 @@ TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), SI
 	SUBQ         $0x00000010, SI
-	JL           end46
+	JL           end54
 
-main45:
+main53:
 	VMOVUPS      (BX)(CX*1), Y5
 	VSUBPS       Y2, Y5, Y5
 	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMOVUPS      constants_avx2<>+1472(SB), Y8
 	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMOVUPS      constants_avx2<>+1504(SB), Y7
 	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
 	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
 	VMOVUPS      constants_avx2<>+672(SB), Y7
 	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
 	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
@@ -961,7 +1333,7 @@ main45:
 	VCVTPS2DQ    Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
 	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
 	VANDPS       Y5, Y7, Y7
 	VMOVAPS      Y7, Y5
 	VMOVUPS      Y5, (DX)(CX*1)
@@ -969,14 +1341,14 @@ main45:
 	VMOVUPS      32(BX)(CX*1), Y5
 	VSUBPS       Y2, Y5, Y5
 	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMOVUPS      constants_avx2<>+1472(SB), Y8
 	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMOVUPS      constants_avx2<>+1504(SB), Y7
 	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
 	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
 	VMOVUPS      constants_avx2<>+672(SB), Y7
 	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
 	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
@@ -987,32 +1359,32 @@ main45:
 	VCVTPS2DQ    Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
 	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
 	VANDPS       Y5, Y7, Y7
 	VMOVAPS      Y7, Y5
 	VMOVUPS      Y5, 32(DX)(CX*1)
 	VADDPS       Y5, Y4, Y4
 	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, SI
-	JGE          main45
+	JGE          main53
 
-end46:
+end54:
 	ADDQ $0x00000010, SI
 	SUBQ $0x00000008, SI
-	JL   end48
+	JL   end56
 
-main47:
+main55:
 	VMOVUPS      (BX)(CX*1), Y5
 	VSUBPS       Y2, Y5, Y5
 	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
+	VMOVUPS      constants_avx2<>+1472(SB), Y8
 	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
+	VMOVUPS      constants_avx2<>+1504(SB), Y7
 	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
+	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
 	VROUNDPS     $0x08, Y6, Y6
+	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
 	VMOVUPS      constants_avx2<>+672(SB), Y7
 	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
 	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
@@ -1023,33 +1395,33 @@ main47:
 	VCVTPS2DQ    Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
 	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
 	VANDPS       Y5, Y7, Y7
 	VMOVAPS      Y7, Y5
 	VMOVUPS      Y5, (DX)(CX*1)
 	VADDPS       Y5, Y3, Y3
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, SI
-	JGE          main47
+	JGE          main55
 
-end48:
+end56:
 	ADDQ         $0x00000008, SI
 	TESTQ        SI, SI
-	JZ           done49
+	JZ           done57
 	LEAQ         tail_mask<>+32(SB), DI
 	NEGQ         SI
 	VMOVUPS      (DI)(SI*4), Y5
 	VMASKMOVPS   (BX)(CX*1), Y5, Y6
 	VSUBPS       Y2, Y6, Y6
 	VFMSUB213PS  Y1, Y0, Y6
-	VMOVUPS      constants_avx2<>+512(SB), Y2
+	VMOVUPS      constants_avx2<>+1472(SB), Y2
 	VMINPS       Y6, Y2, Y2
-	VMOVUPS      constants_avx2<>+544(SB), Y1
+	VMOVUPS      constants_avx2<>+1504(SB), Y1
 	VMAXPS       Y2, Y1, Y2
-	VMULPS       constants_avx2<>+576(SB), Y2, Y0
+	VMULPS       constants_avx2<>+1536(SB), Y2, Y0
 	VROUNDPS     $0x08, Y0, Y0
+	VFNMADD231PS constants_avx2<>+576(SB), Y0, Y2
 	VFNMADD231PS constants_avx2<>+608(SB), Y0, Y2
-	VFNMADD231PS constants_avx2<>+640(SB), Y0, Y2
 	VMOVUPS      constants_avx2<>+672(SB), Y1
 	VFMADD213PS  constants_avx2<>+704(SB), Y2, Y1
 	VFMADD213PS  constants_avx2<>+736(SB), Y2, Y1
@@ -1060,14 +1432,14 @@ end48:
 	VCVTPS2DQ    Y0, Y0
 	VPSLLD       $0x17, Y0, Y0
 	VPADDD       Y0, Y1, Y1
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y6, Y0
+	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y6, Y0
 	VANDPS       Y0, Y1, Y1
 	VMOVAPS      Y1, Y6
 	VMASKMOVPS   Y6, Y5, (DX)(CX*1)
 	VANDPS       Y5, Y6, Y6
 	VADDPS       Y6, Y3, Y3
 
-done49:
+done57:
 	VADDPS       Y4, Y3, Y3
 	VEXTRACTF128 $0x01, Y3, X0
 	VADDPS       X0, X3, X3
@@ -1091,9 +1463,9 @@ TEXT ·vec_f32_softmaxbackward_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
 	SUBQ         $0x00000010, AX
-	JL           end51
+	JL           end59
 
-main50:
+main58:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
 	VSUBPS  Y0, Y3, Y3
@@ -1108,14 +1480,14 @@ main50:
 	VMOVUPS Y3, 32(DX)(CX*1)
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, AX
-	JGE     main50
+	JGE     main58
 
-end51:
+end59:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end53
+	JL   end61
 
-main52:
+main60:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
 	VSUBPS  Y0, Y3, Y3
@@ -1124,12 +1496,12 @@ main52:
 	VMOVUPS Y3, (DX)(CX*1)
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
-	JGE     main52
+	JGE     main60
 
-end53:
+end61:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done54
+	JZ         done62
 	LEAQ       tail_mask<>+32(SB), DI
 	NEGQ       AX
 	VMOVUPS    (DI)(AX*4), Y2
@@ -1140,7 +1512,7 @@ end53:
 	VMULPS     Y1, Y4, Y4
 	VMASKMOVPS Y4, Y2, (DX)(CX*1)
 
-done54:
+done62:
 	VZEROUPPER
 	RET
 
@@ -1157,9 +1529,9 @@ TEXT ·vec_f32_dot_avx2(SB), NOSPLIT, $0-8
 	XORQ   CX, CX
 	MOVQ   48(AX), SI
 	SUBQ   $0x00000020, SI
-	JL     end56
+	JL     end64
 
-main55:
+main63:
 	VMOVUPS     (DX)(CX*1), Y4
 	VMOVUPS     (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
@@ -1174,25 +1546,25 @@ main55:
 	VFMADD231PS Y4, Y5, Y3
 	ADDQ        $0x00000080, CX
 	SUBQ        $0x00000020, SI
-	JGE         main55
+	JGE         main63
 
-end56:
+end64:
 	ADDQ $0x00000020, SI
 	SUBQ $0x00000008, SI
-	JL   end58
+	JL   end66
 
-main57:
+main65:
 	VMOVUPS     (DX)(CX*1), Y4
 	VMOVUPS     (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, SI
-	JGE         main57
+	JGE         main65
 
-end58:
+end66:
 	ADDQ        $0x00000008, SI
 	TESTQ       SI, SI
-	JZ          done59
+	JZ          done67
 	LEAQ        tail_mask<>+32(SB), DI
 	NEGQ        SI
 	VMOVUPS     (DI)(SI*4), Y4
@@ -1200,7 +1572,7 @@ end58:
 	VMASKMOVPS  (BX)(CX*1), Y4, Y4
 	VFMADD231PS Y5, Y4, Y0
 
-done59:
+done67:
 	VADDPS       Y1, Y0, Y0
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y0, Y0
@@ -1223,9 +1595,9 @@ TEXT ·vec_f32_scale_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
 	SUBQ         $0x00000010, AX
-	JL           end61
+	JL           end69
 
-main60:
+main68:
 	VMOVUPS (DX)(CX*1), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
@@ -1234,25 +1606,25 @@ main60:
 	VMOVUPS Y1, 32(DX)(CX*1)
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, AX
-	JGE     main60
+	JGE     main68
 
-end61:
+end69:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end63
+	JL   end71
 
-main62:
+main70:
 	VMOVUPS (DX)(CX*1), Y1
 	VMULPS  Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
-	JGE     main62
+	JGE     main70
 
-end63:
+end71:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done64
+	JZ         done72
 	LEAQ       tail_mask<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y1
@@ -1260,7 +1632,7 @@ end63:
 	VMULPS     Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*1)
 
-done64:
+done72:
 	VZEROUPPER
 	RET
 
@@ -1274,9 +1646,9 @@ TEXT ·vec_f32_axpy_avx2(SB), NOSPLIT, $0-8
 	XORQ         CX, CX
 	MOVQ         48(AX), AX
 	SUBQ         $0x00000010, AX
-	JL           end66
+	JL           end74
 
-main65:
+main73:
 	VMOVUPS     (DX)(CX*1), Y1
 	VMOVUPS     (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
@@ -1287,26 +1659,26 @@ main65:
 	VMOVUPS     Y1, 32(DX)(CX*1)
 	ADDQ        $0x00000040, CX
 	SUBQ        $0x00000010, AX
-	JGE         main65
+	JGE         main73
 
-end66:
+end74:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end68
+	JL   end76
 
-main67:
+main75:
 	VMOVUPS     (DX)(CX*1), Y1
 	VMOVUPS     (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
 	VMOVUPS     Y1, (DX)(CX*1)
 	ADDQ        $0x00000020, CX
 	SUBQ        $0x00000008, AX
-	JGE         main67
+	JGE         main75
 
-end68:
+end76:
 	ADDQ        $0x00000008, AX
 	TESTQ       AX, AX
-	JZ          done69
+	JZ          done77
 	LEAQ        tail_mask<>+32(SB), SI
 	NEGQ        AX
 	VMOVUPS     (SI)(AX*4), Y1
@@ -1315,7 +1687,7 @@ end68:
 	VFMADD231PS Y3, Y0, Y2
 	VMASKMOVPS  Y2, Y1, (DX)(CX*1)
 
-done69:
+done77:
 	VZEROUPPER
 	RET
 
@@ -1329,43 +1701,43 @@ TEXT ·vec_f32_colsum_avx2(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), DI
 	SUBQ $0x00000008, DI
-	JL   end71
+	JL   end79
 
-main70:
+main78:
 	VMOVUPS (BX)(DX*1), Y0
 	MOVQ    SI, R8
 	MOVQ    56(AX), R9
 
-row72:
+row80:
 	VMOVUPS (R8)(DX*1), Y1
 	VADDPS  Y1, Y0, Y0
 	ADDQ    CX, R8
 	DECQ    R9
-	JNZ     row72
+	JNZ     row80
 	VMOVUPS Y0, (BX)(DX*1)
 	ADDQ    $0x00000020, DX
 	SUBQ    $0x00000008, DI
-	JGE     main70
+	JGE     main78
 
-end71:
+end79:
 	ADDQ       $0x00000008, DI
 	TESTQ      DI, DI
-	JZ         done73
+	JZ         done81
 	LEAQ       tail_mask<>+32(SB), R8
 	NEGQ       DI
 	VMOVUPS    (R8)(DI*4), Y0
 	VMASKMOVPS (BX)(DX*1), Y0, Y1
 	MOVQ       56(AX), AX
 
-row74:
+row82:
 	VMASKMOVPS (SI)(DX*1), Y0, Y2
 	VADDPS     Y2, Y1, Y1
 	ADDQ       CX, SI
 	DECQ       AX
-	JNZ        row74
+	JNZ        row82
 	VMASKMOVPS Y1, Y0, (BX)(DX*1)
 
-done73:
+done81:
 	VZEROUPPER
 	RET
 
@@ -1381,13 +1753,13 @@ TEXT ·vec_f32_rotate_avx2(SB), NOSPLIT, $0-8
 	MOVQ         16(AX), R8
 	MOVQ         24(AX), R9
 
-row75:
+row83:
 	XORQ BX, BX
 	MOVQ 48(AX), R10
 	SUBQ $0x00000008, R10
-	JL   end77
+	JL   end85
 
-main76:
+main84:
 	VMOVUPS     (SI)(BX*1), Y1
 	VMOVUPS     (DI)(BX*1), Y2
 	VMOVUPS     (R8)(BX*1), Y3
@@ -1401,12 +1773,12 @@ main76:
 	VMOVUPS     Y4, (DI)(BX*1)
 	ADDQ        $0x00000020, BX
 	SUBQ        $0x00000008, R10
-	JGE         main76
+	JGE         main84
 
-end77:
+end85:
 	ADDQ        $0x00000008, R10
 	TESTQ       R10, R10
-	JZ          done78
+	JZ          done86
 	LEAQ        tail_mask<>+32(SB), R11
 	NEGQ        R10
 	VMOVUPS     (R11)(R10*4), Y1
@@ -1422,11 +1794,11 @@ end77:
 	VMASKMOVPS  Y6, Y1, (SI)(BX*1)
 	VMASKMOVPS  Y5, Y1, (DI)(BX*1)
 
-done78:
+done86:
 	ADDQ CX, SI
 	ADDQ CX, DI
 	DECQ DX
-	JNZ  row75
+	JNZ  row83
 	VZEROUPPER
 	RET
 
@@ -1441,9 +1813,9 @@ TEXT ·vec_f32_adamw_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), R8
 	SUBQ $0x00000008, R8
-	JL   end80
+	JL   end88
 
-main79:
+main87:
 	VMOVUPS      (BX)(CX*1), Y0
 	VMOVUPS      (SI)(CX*1), Y1
 	VMOVUPS      (DI)(CX*1), Y2
@@ -1475,12 +1847,12 @@ main79:
 	VMOVUPS      Y0, (DX)(CX*1)
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, R8
-	JGE          main79
+	JGE          main87
 
-end80:
+end88:
 	ADDQ         $0x00000008, R8
 	TESTQ        R8, R8
-	JZ           done81
+	JZ           done89
 	LEAQ         tail_mask<>+32(SB), R9
 	NEGQ         R8
 	VMOVUPS      (R9)(R8*4), Y0
@@ -1514,7 +1886,7 @@ end80:
 	VSUBPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
 
-done81:
+done89:
 	VZEROUPPER
 	RET
 
@@ -1527,21 +1899,21 @@ TEXT ·vec_f32_spread_avx2(SB), NOSPLIT, $0-8
 	MOVQ 56(AX), BX
 	MOVQ 64(AX), SI
 
-row82:
+row90:
 	XORQ DI, DI
 	MOVQ 48(AX), R8
 
-group83:
+group91:
 	VMOVSS (DX), X0
 	VMOVSS X0, (CX)(DI*1)
 	MOVQ   72(AX), R9
 	ADDQ   R9, DI
 	ADDQ   $0x00000004, DX
 	DECQ   R8
-	JNZ    group83
+	JNZ    group91
 	ADDQ   SI, CX
 	DECQ   BX
-	JNZ    row82
+	JNZ    row90
 	VZEROUPPER
 	RET
 
@@ -1555,11 +1927,11 @@ TEXT ·vec_f32_spreadadd_avx2(SB), NOSPLIT, $0-8
 	MOVQ 56(AX), SI
 	MOVQ 64(AX), DI
 
-row84:
+row92:
 	XORQ R8, R8
 	MOVQ 48(AX), R9
 
-group85:
+group93:
 	VMOVSS (DX), X0
 	VADDSS (BX)(R8*1), X0, X0
 	VMOVSS X0, (CX)(R8*1)
@@ -1567,11 +1939,11 @@ group85:
 	ADDQ   R10, R8
 	ADDQ   $0x00000004, DX
 	DECQ   R9
-	JNZ    group85
+	JNZ    group93
 	ADDQ   DI, CX
 	ADDQ   DI, BX
 	DECQ   SI
-	JNZ    row84
+	JNZ    row92
 	VZEROUPPER
 	RET
 
@@ -1586,12 +1958,12 @@ TEXT ·vec_f32_packpanels_avx2(SB), NOSPLIT, $0-8
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row86:
+row94:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group87:
+group95:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
 	VMOVUPS    (R9), Y0
@@ -1605,11 +1977,11 @@ group87:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group87
+	JNZ        group95
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000080, DX
 	DECQ       BX
-	JNZ        row86
+	JNZ        row94
 	VZEROUPPER
 	RET
 
@@ -1624,12 +1996,12 @@ TEXT ·vec_f32_packstrips_avx2(SB), NOSPLIT, $0-8
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row88:
+row96:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group89:
+group97:
 	PREFETCHT1 (R9)(R8*1)
 	VMOVUPS    (R9), X0
 	VMOVUPS    X0, (R10)
@@ -1638,11 +2010,11 @@ group89:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group89
+	JNZ        group97
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000018, DX
 	DECQ       BX
-	JNZ        row88
+	JNZ        row96
 	VZEROUPPER
 	RET
 
@@ -1657,12 +2029,12 @@ TEXT ·vec_f32_packstripsstep_avx2(SB), NOSPLIT, $0-8
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row90:
+row98:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group91:
+group99:
 	PREFETCHT1 (R9)(R8*1)
 	MOVQ       72(AX), R12
 	LEAQ       (R12)(R12*2), R13
@@ -1679,11 +2051,11 @@ group91:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group91
+	JNZ        group99
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000018, DX
 	DECQ       BX
-	JNZ        row90
+	JNZ        row98
 	VZEROUPPER
 	RET
 
@@ -1697,11 +2069,11 @@ TEXT ·vec_f32_copyruns_avx2(SB), NOSPLIT, $0-8
 	MOVQ 72(AX), SI
 	MOVQ 56(AX), DI
 
-row92:
+row100:
 	MOVQ 24(AX), R8
 	MOVQ 80(AX), R9
 
-run93:
+run101:
 	MOVQ       (R8), R10
 	MOVQ       8(R8), R11
 	MOVQ       16(R8), R12
@@ -1712,11 +2084,11 @@ run93:
 	VMASKMOVPS Y1, Y0, (CX)(R10*1)
 	ADDQ       $0x00000018, R8
 	DECQ       R9
-	JNZ        run93
+	JNZ        run101
 	ADDQ       SI, DX
 	ADDQ       BX, CX
 	DECQ       DI
-	JNZ        row92
+	JNZ        row100
 	VZEROUPPER
 	RET
 
@@ -1730,29 +2102,29 @@ TEXT ·vec_f32_bf16_avx2(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), DI
 	MOVQ 56(AX), R8
 
-row94:
+row102:
 	XORQ CX, CX
 	MOVQ 48(AX), R9
 	SUBQ $0x00000010, R9
-	JL   end96
+	JL   end104
 
-main95:
+main103:
 	VMOVUPS   (BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+1600(SB), Y2
 	VPSUBD    Y1, Y2, Y2
 	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
 	VORPS     Y2, Y1, Y1
 	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+960(SB), Y2, Y2
-	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
 	VORPS     Y1, Y2, Y2
 	VPSRLD    $0x10, Y2, Y2
 	MOVQ      CX, R10
@@ -1761,21 +2133,21 @@ main95:
 	VPERMQ    $0x08, Y2, Y2
 	VMOVUPS   X2, (DX)(R10*1)
 	VMOVUPS   32(BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+1600(SB), Y2
 	VPSUBD    Y1, Y2, Y2
 	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
 	VORPS     Y2, Y1, Y1
 	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+960(SB), Y2, Y2
-	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
 	VORPS     Y1, Y2, Y2
 	VPSRLD    $0x10, Y2, Y2
 	MOVQ      CX, R10
@@ -1785,30 +2157,30 @@ main95:
 	VMOVUPS   X2, 16(DX)(R10*1)
 	ADDQ      $0x00000040, CX
 	SUBQ      $0x00000010, R9
-	JGE       main95
+	JGE       main103
 
-end96:
+end104:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end98
+	JL   end106
 
-main97:
+main105:
 	VMOVUPS   (BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+864(SB), Y2
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS   constants_avx2<>+1600(SB), Y2
 	VPSUBD    Y1, Y2, Y2
 	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+928(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
 	VORPS     Y2, Y1, Y1
 	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+960(SB), Y2, Y2
-	VPADDD    constants_avx2<>+992(SB), Y2, Y2
+	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
 	VORPS     Y1, Y2, Y2
 	VPSRLD    $0x10, Y2, Y2
 	MOVQ      CX, R10
@@ -1818,31 +2190,31 @@ main97:
 	VMOVUPS   X2, (DX)(R10*1)
 	ADDQ      $0x00000020, CX
 	SUBQ      $0x00000008, R9
-	JGE       main97
+	JGE       main105
 
-end98:
+end106:
 	ADDQ       $0x00000008, R9
 	TESTQ      R9, R9
-	JZ         done99
+	JZ         done107
 	LEAQ       tail_mask<>+32(SB), R10
 	NEGQ       R9
 	VMOVUPS    (R10)(R9*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y0
-	VANDPS     constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS    constants_avx2<>+864(SB), Y2
+	VANDPS     constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS    constants_avx2<>+1600(SB), Y2
 	VPSUBD     Y1, Y2, Y2
 	VPSRAD     $0x1f, Y2, Y2
-	VANDPS     constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD    constants_avx2<>+928(SB), Y1, Y1
+	VANDPS     constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD    constants_avx2<>+1664(SB), Y1, Y1
 	VORPS      Y2, Y1, Y1
 	VPSRLD     $0x10, Y1, Y2
-	VANDPS     constants_avx2<>+960(SB), Y2, Y2
-	VPADDD     constants_avx2<>+992(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD     constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD     Y1, Y2, Y2
-	VANDPS     constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS     constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS     Y1, Y2, Y2
-	VANDPS     constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS     constants_avx2<>+1792(SB), Y0, Y1
 	VORPS      Y1, Y2, Y2
 	VPSRLD     $0x10, Y2, Y2
 	SHRQ       $0x01, CX
@@ -1850,11 +2222,11 @@ end98:
 	VPERMQ     $0x08, Y2, Y2
 	VMOVUPS    X2, (DX)(CX*1)
 
-done99:
+done107:
 	ADDQ SI, DX
 	ADDQ DI, BX
 	DECQ R8
-	JNZ  row94
+	JNZ  row102
 	VZEROUPPER
 	RET
 
@@ -1869,193 +2241,193 @@ TEXT ·vec_f32_bf16pairs_avx2(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R8
 	MOVQ 56(AX), R9
 
-row100:
+row108:
 	XORQ CX, CX
 	MOVQ 48(AX), R10
 	SUBQ $0x00000010, R10
-	JL   end102
+	JL   end110
 
-main101:
+main109:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y3
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD  Y1, Y3, Y3
 	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+896(SB), Y3, Y3
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y3, Y1, Y1
 	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+960(SB), Y3, Y3
-	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
 	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y3, Y3
 	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
 	VORPS   Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
 	VMOVUPS 32(SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y3
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD  Y1, Y3, Y3
 	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+896(SB), Y3, Y3
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y3, Y1, Y1
 	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+960(SB), Y3, Y3
-	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
 	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y3, Y3
 	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
 	VORPS   Y2, Y3, Y3
 	VMOVUPS Y3, 32(DX)(CX*1)
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, R10
-	JGE     main101
+	JGE     main109
 
-end102:
+end110:
 	ADDQ $0x00000010, R10
 	SUBQ $0x00000008, R10
-	JL   end104
+	JL   end112
 
-main103:
+main111:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y3
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD  Y1, Y3, Y3
 	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+896(SB), Y3, Y3
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y3, Y1, Y1
 	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+960(SB), Y3, Y3
-	VPADDD  constants_avx2<>+992(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
 	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y3, Y3
 	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y3, Y3
+	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
 	VORPS   Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, R10
-	JGE     main103
+	JGE     main111
 
-end104:
+end112:
 	ADDQ       $0x00000008, R10
 	TESTQ      R10, R10
-	JZ         done105
+	JZ         done113
 	LEAQ       tail_mask<>+32(SB), R11
 	NEGQ       R10
 	VMOVUPS    (R11)(R10*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+864(SB), Y3
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+1600(SB), Y3
 	VPSUBD     Y2, Y3, Y3
 	VPSRAD     $0x1f, Y3, Y3
-	VANDPS     constants_avx2<>+896(SB), Y3, Y3
-	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
 	VORPS      Y3, Y2, Y2
 	VPSRLD     $0x10, Y2, Y3
-	VANDPS     constants_avx2<>+960(SB), Y3, Y3
-	VPADDD     constants_avx2<>+992(SB), Y3, Y3
+	VANDPS     constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD     constants_avx2<>+1728(SB), Y3, Y3
 	VPADDD     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
 	VANDPS     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
 	VORPS      Y2, Y3, Y3
 	VMASKMOVPS (SI)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+864(SB), Y4
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+1600(SB), Y4
 	VPSUBD     Y2, Y4, Y4
 	VPSRAD     $0x1f, Y4, Y4
-	VANDPS     constants_avx2<>+896(SB), Y4, Y4
-	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1632(SB), Y4, Y4
+	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
 	VORPS      Y4, Y2, Y2
 	VPSRLD     $0x10, Y2, Y4
-	VANDPS     constants_avx2<>+960(SB), Y4, Y4
-	VPADDD     constants_avx2<>+992(SB), Y4, Y4
+	VANDPS     constants_avx2<>+1696(SB), Y4, Y4
+	VPADDD     constants_avx2<>+1728(SB), Y4, Y4
 	VPADDD     Y2, Y4, Y4
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
 	VANDPS     Y2, Y4, Y4
-	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
 	VORPS      Y2, Y4, Y4
 	VPSRLD     $0x10, Y3, Y3
-	VANDPS     constants_avx2<>+1088(SB), Y4, Y4
+	VANDPS     constants_avx2<>+1824(SB), Y4, Y4
 	VORPS      Y3, Y4, Y4
 	VMASKMOVPS Y4, Y0, (DX)(CX*1)
 
-done105:
+done113:
 	ADDQ DI, DX
 	ADDQ R8, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row100
+	JNZ  row108
 	VZEROUPPER
 	RET
 
@@ -2069,116 +2441,116 @@ TEXT ·vec_f32_roundbf16_avx2(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), DI
 	MOVQ 56(AX), R8
 
-row106:
+row114:
 	XORQ CX, CX
 	MOVQ 48(AX), R9
 	SUBQ $0x00000010, R9
-	JL   end108
+	JL   end116
 
-main107:
+main115:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, 32(DX)(CX*1)
 	ADDQ    $0x00000040, CX
 	SUBQ    $0x00000010, R9
-	JGE     main107
+	JGE     main115
 
-end108:
+end116:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end110
+	JL   end118
 
-main109:
+main117:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VMOVUPS constants_avx2<>+864(SB), Y2
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD  Y1, Y2, Y2
 	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+896(SB), Y2, Y2
-	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
 	VORPS   Y2, Y1, Y1
 	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+960(SB), Y2, Y2
-	VPADDD  constants_avx2<>+992(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
 	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+832(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
 	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1056(SB), Y0, Y1
+	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
 	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1088(SB), Y2, Y2
+	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, R9
-	JGE     main109
+	JGE     main117
 
-end110:
+end118:
 	ADDQ       $0x00000008, R9
 	TESTQ      R9, R9
-	JZ         done111
+	JZ         done119
 	LEAQ       tail_mask<>+32(SB), R10
 	NEGQ       R9
 	VMOVUPS    (R10)(R9*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+864(SB), Y3
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS    constants_avx2<>+1600(SB), Y3
 	VPSUBD     Y2, Y3, Y3
 	VPSRAD     $0x1f, Y3, Y3
-	VANDPS     constants_avx2<>+896(SB), Y3, Y3
-	VPMINSD    constants_avx2<>+928(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
 	VORPS      Y3, Y2, Y2
 	VPSRLD     $0x10, Y2, Y3
-	VANDPS     constants_avx2<>+960(SB), Y3, Y3
-	VPADDD     constants_avx2<>+992(SB), Y3, Y3
+	VANDPS     constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD     constants_avx2<>+1728(SB), Y3, Y3
 	VPADDD     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+832(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
 	VANDPS     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1056(SB), Y1, Y2
+	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
 	VORPS      Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1088(SB), Y3, Y3
+	VANDPS     constants_avx2<>+1824(SB), Y3, Y3
 	VMASKMOVPS Y3, Y0, (DX)(CX*1)
 
-done111:
+done119:
 	ADDQ SI, DX
 	ADDQ DI, BX
 	DECQ R8
-	JNZ  row106
+	JNZ  row114
 	VZEROUPPER
 	RET
 
@@ -2190,9 +2562,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end113
+	JL   end121
 
-main112:
+main120:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -2203,29 +2575,29 @@ main112:
 	VMOVUPS 224(DX)(CX*1), Y0
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JGE     main112
+	JGE     main120
 
-end113:
+end121:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL   end115
+	JL   end123
 
-main114:
+main122:
 	VMOVUPS (DX)(CX*1), Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
-	JGE     main114
+	JGE     main122
 
-end115:
+end123:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done116
+	JZ         done124
 	LEAQ       tail_mask<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done116:
+done124:
 	VZEROUPPER
 	RET
 
@@ -2248,7 +2620,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop117:
+loop125:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -2346,7 +2718,7 @@ loop117:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop117
+	JNZ         loop125
 	MOVL        $0x44c00000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2464,62 +2836,62 @@ DATA constants_avx2<>+432(SB)/4, $0x7f7fffff
 DATA constants_avx2<>+436(SB)/4, $0x7f7fffff
 DATA constants_avx2<>+440(SB)/4, $0x7f7fffff
 DATA constants_avx2<>+444(SB)/4, $0x7f7fffff
-DATA constants_avx2<>+448(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+452(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+456(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+460(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+464(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+468(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+472(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+476(SB)/4, $0xbfb8aa3b
-DATA constants_avx2<>+480(SB)/4, $0xff800000
-DATA constants_avx2<>+484(SB)/4, $0xff800000
-DATA constants_avx2<>+488(SB)/4, $0xff800000
-DATA constants_avx2<>+492(SB)/4, $0xff800000
-DATA constants_avx2<>+496(SB)/4, $0xff800000
-DATA constants_avx2<>+500(SB)/4, $0xff800000
-DATA constants_avx2<>+504(SB)/4, $0xff800000
-DATA constants_avx2<>+508(SB)/4, $0xff800000
-DATA constants_avx2<>+512(SB)/4, $0x42b00f34
-DATA constants_avx2<>+516(SB)/4, $0x42b00f34
-DATA constants_avx2<>+520(SB)/4, $0x42b00f34
-DATA constants_avx2<>+524(SB)/4, $0x42b00f34
-DATA constants_avx2<>+528(SB)/4, $0x42b00f34
-DATA constants_avx2<>+532(SB)/4, $0x42b00f34
-DATA constants_avx2<>+536(SB)/4, $0x42b00f34
-DATA constants_avx2<>+540(SB)/4, $0x42b00f34
-DATA constants_avx2<>+544(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+548(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+552(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+556(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+560(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+564(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+568(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+572(SB)/4, $0xc2aeac4f
-DATA constants_avx2<>+576(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+580(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+584(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+588(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+592(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+596(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+600(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+604(SB)/4, $0x3fb8aa3b
-DATA constants_avx2<>+608(SB)/4, $0x3f318000
-DATA constants_avx2<>+612(SB)/4, $0x3f318000
-DATA constants_avx2<>+616(SB)/4, $0x3f318000
-DATA constants_avx2<>+620(SB)/4, $0x3f318000
-DATA constants_avx2<>+624(SB)/4, $0x3f318000
-DATA constants_avx2<>+628(SB)/4, $0x3f318000
-DATA constants_avx2<>+632(SB)/4, $0x3f318000
-DATA constants_avx2<>+636(SB)/4, $0x3f318000
-DATA constants_avx2<>+640(SB)/4, $0xb95e8083
-DATA constants_avx2<>+644(SB)/4, $0xb95e8083
-DATA constants_avx2<>+648(SB)/4, $0xb95e8083
-DATA constants_avx2<>+652(SB)/4, $0xb95e8083
-DATA constants_avx2<>+656(SB)/4, $0xb95e8083
-DATA constants_avx2<>+660(SB)/4, $0xb95e8083
-DATA constants_avx2<>+664(SB)/4, $0xb95e8083
-DATA constants_avx2<>+668(SB)/4, $0xb95e8083
+DATA constants_avx2<>+448(SB)/4, $0xbf800000
+DATA constants_avx2<>+452(SB)/4, $0xbf800000
+DATA constants_avx2<>+456(SB)/4, $0xbf800000
+DATA constants_avx2<>+460(SB)/4, $0xbf800000
+DATA constants_avx2<>+464(SB)/4, $0xbf800000
+DATA constants_avx2<>+468(SB)/4, $0xbf800000
+DATA constants_avx2<>+472(SB)/4, $0xbf800000
+DATA constants_avx2<>+476(SB)/4, $0xbf800000
+DATA constants_avx2<>+480(SB)/4, $0x416c0000
+DATA constants_avx2<>+484(SB)/4, $0x416c0000
+DATA constants_avx2<>+488(SB)/4, $0x416c0000
+DATA constants_avx2<>+492(SB)/4, $0x416c0000
+DATA constants_avx2<>+496(SB)/4, $0x416c0000
+DATA constants_avx2<>+500(SB)/4, $0x416c0000
+DATA constants_avx2<>+504(SB)/4, $0x416c0000
+DATA constants_avx2<>+508(SB)/4, $0x416c0000
+DATA constants_avx2<>+512(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+516(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+520(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+524(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+528(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+532(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+536(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+540(SB)/4, $0xbf38aa3b
+DATA constants_avx2<>+544(SB)/4, $0xbf000000
+DATA constants_avx2<>+548(SB)/4, $0xbf000000
+DATA constants_avx2<>+552(SB)/4, $0xbf000000
+DATA constants_avx2<>+556(SB)/4, $0xbf000000
+DATA constants_avx2<>+560(SB)/4, $0xbf000000
+DATA constants_avx2<>+564(SB)/4, $0xbf000000
+DATA constants_avx2<>+568(SB)/4, $0xbf000000
+DATA constants_avx2<>+572(SB)/4, $0xbf000000
+DATA constants_avx2<>+576(SB)/4, $0x3f318000
+DATA constants_avx2<>+580(SB)/4, $0x3f318000
+DATA constants_avx2<>+584(SB)/4, $0x3f318000
+DATA constants_avx2<>+588(SB)/4, $0x3f318000
+DATA constants_avx2<>+592(SB)/4, $0x3f318000
+DATA constants_avx2<>+596(SB)/4, $0x3f318000
+DATA constants_avx2<>+600(SB)/4, $0x3f318000
+DATA constants_avx2<>+604(SB)/4, $0x3f318000
+DATA constants_avx2<>+608(SB)/4, $0xb95e8083
+DATA constants_avx2<>+612(SB)/4, $0xb95e8083
+DATA constants_avx2<>+616(SB)/4, $0xb95e8083
+DATA constants_avx2<>+620(SB)/4, $0xb95e8083
+DATA constants_avx2<>+624(SB)/4, $0xb95e8083
+DATA constants_avx2<>+628(SB)/4, $0xb95e8083
+DATA constants_avx2<>+632(SB)/4, $0xb95e8083
+DATA constants_avx2<>+636(SB)/4, $0xb95e8083
+DATA constants_avx2<>+640(SB)/4, $0x3f000000
+DATA constants_avx2<>+644(SB)/4, $0x3f000000
+DATA constants_avx2<>+648(SB)/4, $0x3f000000
+DATA constants_avx2<>+652(SB)/4, $0x3f000000
+DATA constants_avx2<>+656(SB)/4, $0x3f000000
+DATA constants_avx2<>+660(SB)/4, $0x3f000000
+DATA constants_avx2<>+664(SB)/4, $0x3f000000
+DATA constants_avx2<>+668(SB)/4, $0x3f000000
 DATA constants_avx2<>+672(SB)/4, $0x3ab57398
 DATA constants_avx2<>+676(SB)/4, $0x3ab57398
 DATA constants_avx2<>+680(SB)/4, $0x3ab57398
@@ -2560,76 +2932,260 @@ DATA constants_avx2<>+816(SB)/4, $0x3efffffe
 DATA constants_avx2<>+820(SB)/4, $0x3efffffe
 DATA constants_avx2<>+824(SB)/4, $0x3efffffe
 DATA constants_avx2<>+828(SB)/4, $0x3efffffe
-DATA constants_avx2<>+832(SB)/4, $0x7fffffff
-DATA constants_avx2<>+836(SB)/4, $0x7fffffff
-DATA constants_avx2<>+840(SB)/4, $0x7fffffff
-DATA constants_avx2<>+844(SB)/4, $0x7fffffff
-DATA constants_avx2<>+848(SB)/4, $0x7fffffff
-DATA constants_avx2<>+852(SB)/4, $0x7fffffff
-DATA constants_avx2<>+856(SB)/4, $0x7fffffff
-DATA constants_avx2<>+860(SB)/4, $0x7fffffff
-DATA constants_avx2<>+864(SB)/4, $0x7f800000
-DATA constants_avx2<>+868(SB)/4, $0x7f800000
-DATA constants_avx2<>+872(SB)/4, $0x7f800000
-DATA constants_avx2<>+876(SB)/4, $0x7f800000
-DATA constants_avx2<>+880(SB)/4, $0x7f800000
-DATA constants_avx2<>+884(SB)/4, $0x7f800000
-DATA constants_avx2<>+888(SB)/4, $0x7f800000
-DATA constants_avx2<>+892(SB)/4, $0x7f800000
-DATA constants_avx2<>+896(SB)/4, $0x00400000
-DATA constants_avx2<>+900(SB)/4, $0x00400000
-DATA constants_avx2<>+904(SB)/4, $0x00400000
-DATA constants_avx2<>+908(SB)/4, $0x00400000
-DATA constants_avx2<>+912(SB)/4, $0x00400000
-DATA constants_avx2<>+916(SB)/4, $0x00400000
-DATA constants_avx2<>+920(SB)/4, $0x00400000
-DATA constants_avx2<>+924(SB)/4, $0x00400000
-DATA constants_avx2<>+928(SB)/4, $0x7fff0000
-DATA constants_avx2<>+932(SB)/4, $0x7fff0000
-DATA constants_avx2<>+936(SB)/4, $0x7fff0000
-DATA constants_avx2<>+940(SB)/4, $0x7fff0000
-DATA constants_avx2<>+944(SB)/4, $0x7fff0000
-DATA constants_avx2<>+948(SB)/4, $0x7fff0000
-DATA constants_avx2<>+952(SB)/4, $0x7fff0000
-DATA constants_avx2<>+956(SB)/4, $0x7fff0000
-DATA constants_avx2<>+960(SB)/4, $0x00000001
-DATA constants_avx2<>+964(SB)/4, $0x00000001
-DATA constants_avx2<>+968(SB)/4, $0x00000001
-DATA constants_avx2<>+972(SB)/4, $0x00000001
-DATA constants_avx2<>+976(SB)/4, $0x00000001
-DATA constants_avx2<>+980(SB)/4, $0x00000001
-DATA constants_avx2<>+984(SB)/4, $0x00000001
-DATA constants_avx2<>+988(SB)/4, $0x00000001
-DATA constants_avx2<>+992(SB)/4, $0x00007fff
-DATA constants_avx2<>+996(SB)/4, $0x00007fff
-DATA constants_avx2<>+1000(SB)/4, $0x00007fff
-DATA constants_avx2<>+1004(SB)/4, $0x00007fff
-DATA constants_avx2<>+1008(SB)/4, $0x00007fff
-DATA constants_avx2<>+1012(SB)/4, $0x00007fff
-DATA constants_avx2<>+1016(SB)/4, $0x00007fff
-DATA constants_avx2<>+1020(SB)/4, $0x00007fff
-DATA constants_avx2<>+1024(SB)/4, $0x00800000
-DATA constants_avx2<>+1028(SB)/4, $0x00800000
-DATA constants_avx2<>+1032(SB)/4, $0x00800000
-DATA constants_avx2<>+1036(SB)/4, $0x00800000
-DATA constants_avx2<>+1040(SB)/4, $0x00800000
-DATA constants_avx2<>+1044(SB)/4, $0x00800000
-DATA constants_avx2<>+1048(SB)/4, $0x00800000
-DATA constants_avx2<>+1052(SB)/4, $0x00800000
-DATA constants_avx2<>+1056(SB)/4, $0x80000000
-DATA constants_avx2<>+1060(SB)/4, $0x80000000
-DATA constants_avx2<>+1064(SB)/4, $0x80000000
-DATA constants_avx2<>+1068(SB)/4, $0x80000000
-DATA constants_avx2<>+1072(SB)/4, $0x80000000
-DATA constants_avx2<>+1076(SB)/4, $0x80000000
-DATA constants_avx2<>+1080(SB)/4, $0x80000000
-DATA constants_avx2<>+1084(SB)/4, $0x80000000
-DATA constants_avx2<>+1088(SB)/4, $0xffff0000
-DATA constants_avx2<>+1092(SB)/4, $0xffff0000
-DATA constants_avx2<>+1096(SB)/4, $0xffff0000
-DATA constants_avx2<>+1100(SB)/4, $0xffff0000
-DATA constants_avx2<>+1104(SB)/4, $0xffff0000
-DATA constants_avx2<>+1108(SB)/4, $0xffff0000
-DATA constants_avx2<>+1112(SB)/4, $0xffff0000
-DATA constants_avx2<>+1116(SB)/4, $0xffff0000
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1120
+DATA constants_avx2<>+832(SB)/4, $0x42000000
+DATA constants_avx2<>+836(SB)/4, $0x42000000
+DATA constants_avx2<>+840(SB)/4, $0x42000000
+DATA constants_avx2<>+844(SB)/4, $0x42000000
+DATA constants_avx2<>+848(SB)/4, $0x42000000
+DATA constants_avx2<>+852(SB)/4, $0x42000000
+DATA constants_avx2<>+856(SB)/4, $0x42000000
+DATA constants_avx2<>+860(SB)/4, $0x42000000
+DATA constants_avx2<>+864(SB)/4, $0x40200000
+DATA constants_avx2<>+868(SB)/4, $0x40200000
+DATA constants_avx2<>+872(SB)/4, $0x40200000
+DATA constants_avx2<>+876(SB)/4, $0x40200000
+DATA constants_avx2<>+880(SB)/4, $0x40200000
+DATA constants_avx2<>+884(SB)/4, $0x40200000
+DATA constants_avx2<>+888(SB)/4, $0x40200000
+DATA constants_avx2<>+892(SB)/4, $0x40200000
+DATA constants_avx2<>+896(SB)/4, $0x40a00000
+DATA constants_avx2<>+900(SB)/4, $0x40a00000
+DATA constants_avx2<>+904(SB)/4, $0x40a00000
+DATA constants_avx2<>+908(SB)/4, $0x40a00000
+DATA constants_avx2<>+912(SB)/4, $0x40a00000
+DATA constants_avx2<>+916(SB)/4, $0x40a00000
+DATA constants_avx2<>+920(SB)/4, $0x40a00000
+DATA constants_avx2<>+924(SB)/4, $0x40a00000
+DATA constants_avx2<>+928(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+932(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+936(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+940(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+944(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+948(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+952(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+956(SB)/4, $0xb9332ea3
+DATA constants_avx2<>+960(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+964(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+968(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+972(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+976(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+980(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+984(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+988(SB)/4, $0xb9a9f33e
+DATA constants_avx2<>+992(SB)/4, $0x3a385982
+DATA constants_avx2<>+996(SB)/4, $0x3a385982
+DATA constants_avx2<>+1000(SB)/4, $0x3a385982
+DATA constants_avx2<>+1004(SB)/4, $0x3a385982
+DATA constants_avx2<>+1008(SB)/4, $0x3a385982
+DATA constants_avx2<>+1012(SB)/4, $0x3a385982
+DATA constants_avx2<>+1016(SB)/4, $0x3a385982
+DATA constants_avx2<>+1020(SB)/4, $0x3a385982
+DATA constants_avx2<>+1024(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1028(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1032(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1036(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1040(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1044(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1048(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1052(SB)/4, $0x3b267d9f
+DATA constants_avx2<>+1056(SB)/4, $0xbad31181
+DATA constants_avx2<>+1060(SB)/4, $0xbad31181
+DATA constants_avx2<>+1064(SB)/4, $0xbad31181
+DATA constants_avx2<>+1068(SB)/4, $0xbad31181
+DATA constants_avx2<>+1072(SB)/4, $0xbad31181
+DATA constants_avx2<>+1076(SB)/4, $0xbad31181
+DATA constants_avx2<>+1080(SB)/4, $0xbad31181
+DATA constants_avx2<>+1084(SB)/4, $0xbad31181
+DATA constants_avx2<>+1088(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1092(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1096(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1100(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1104(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1108(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1112(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1116(SB)/4, $0xbc864aeb
+DATA constants_avx2<>+1120(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1124(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1128(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1132(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1136(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1140(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1144(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1148(SB)/4, $0x3c175a23
+DATA constants_avx2<>+1152(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1156(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1160(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1164(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1168(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1172(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1176(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1180(SB)/4, $0x3e0727da
+DATA constants_avx2<>+1184(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1188(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1192(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1196(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1200(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1204(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1208(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1212(SB)/4, $0xbede0ce5
+DATA constants_avx2<>+1216(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1220(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1224(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1228(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1232(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1236(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1240(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1244(SB)/4, $0x3f34e773
+DATA constants_avx2<>+1248(SB)/4, $0x00000000
+DATA constants_avx2<>+1252(SB)/4, $0x00000000
+DATA constants_avx2<>+1256(SB)/4, $0x00000000
+DATA constants_avx2<>+1260(SB)/4, $0x00000000
+DATA constants_avx2<>+1264(SB)/4, $0x00000000
+DATA constants_avx2<>+1268(SB)/4, $0x00000000
+DATA constants_avx2<>+1272(SB)/4, $0x00000000
+DATA constants_avx2<>+1276(SB)/4, $0x00000000
+DATA constants_avx2<>+1280(SB)/4, $0x2f800000
+DATA constants_avx2<>+1284(SB)/4, $0x2f800000
+DATA constants_avx2<>+1288(SB)/4, $0x2f800000
+DATA constants_avx2<>+1292(SB)/4, $0x2f800000
+DATA constants_avx2<>+1296(SB)/4, $0x2f800000
+DATA constants_avx2<>+1300(SB)/4, $0x2f800000
+DATA constants_avx2<>+1304(SB)/4, $0x2f800000
+DATA constants_avx2<>+1308(SB)/4, $0x2f800000
+DATA constants_avx2<>+1312(SB)/4, $0x71800000
+DATA constants_avx2<>+1316(SB)/4, $0x71800000
+DATA constants_avx2<>+1320(SB)/4, $0x71800000
+DATA constants_avx2<>+1324(SB)/4, $0x71800000
+DATA constants_avx2<>+1328(SB)/4, $0x71800000
+DATA constants_avx2<>+1332(SB)/4, $0x71800000
+DATA constants_avx2<>+1336(SB)/4, $0x71800000
+DATA constants_avx2<>+1340(SB)/4, $0x71800000
+DATA constants_avx2<>+1344(SB)/4, $0x30000000
+DATA constants_avx2<>+1348(SB)/4, $0x30000000
+DATA constants_avx2<>+1352(SB)/4, $0x30000000
+DATA constants_avx2<>+1356(SB)/4, $0x30000000
+DATA constants_avx2<>+1360(SB)/4, $0x30000000
+DATA constants_avx2<>+1364(SB)/4, $0x30000000
+DATA constants_avx2<>+1368(SB)/4, $0x30000000
+DATA constants_avx2<>+1372(SB)/4, $0x30000000
+DATA constants_avx2<>+1376(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1380(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1384(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1388(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1392(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1396(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1400(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1404(SB)/4, $0x3ecc422a
+DATA constants_avx2<>+1408(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1412(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1416(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1420(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1424(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1428(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1432(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1436(SB)/4, $0xbfb8aa3b
+DATA constants_avx2<>+1440(SB)/4, $0xff800000
+DATA constants_avx2<>+1444(SB)/4, $0xff800000
+DATA constants_avx2<>+1448(SB)/4, $0xff800000
+DATA constants_avx2<>+1452(SB)/4, $0xff800000
+DATA constants_avx2<>+1456(SB)/4, $0xff800000
+DATA constants_avx2<>+1460(SB)/4, $0xff800000
+DATA constants_avx2<>+1464(SB)/4, $0xff800000
+DATA constants_avx2<>+1468(SB)/4, $0xff800000
+DATA constants_avx2<>+1472(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1476(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1480(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1484(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1488(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1492(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1496(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1500(SB)/4, $0x42b00f34
+DATA constants_avx2<>+1504(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1508(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1512(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1516(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1520(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1524(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1528(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1532(SB)/4, $0xc2aeac4f
+DATA constants_avx2<>+1536(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1540(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1544(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1548(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1552(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1556(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1560(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1564(SB)/4, $0x3fb8aa3b
+DATA constants_avx2<>+1568(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1572(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1576(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1580(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1584(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1588(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1592(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1596(SB)/4, $0x7fffffff
+DATA constants_avx2<>+1600(SB)/4, $0x7f800000
+DATA constants_avx2<>+1604(SB)/4, $0x7f800000
+DATA constants_avx2<>+1608(SB)/4, $0x7f800000
+DATA constants_avx2<>+1612(SB)/4, $0x7f800000
+DATA constants_avx2<>+1616(SB)/4, $0x7f800000
+DATA constants_avx2<>+1620(SB)/4, $0x7f800000
+DATA constants_avx2<>+1624(SB)/4, $0x7f800000
+DATA constants_avx2<>+1628(SB)/4, $0x7f800000
+DATA constants_avx2<>+1632(SB)/4, $0x00400000
+DATA constants_avx2<>+1636(SB)/4, $0x00400000
+DATA constants_avx2<>+1640(SB)/4, $0x00400000
+DATA constants_avx2<>+1644(SB)/4, $0x00400000
+DATA constants_avx2<>+1648(SB)/4, $0x00400000
+DATA constants_avx2<>+1652(SB)/4, $0x00400000
+DATA constants_avx2<>+1656(SB)/4, $0x00400000
+DATA constants_avx2<>+1660(SB)/4, $0x00400000
+DATA constants_avx2<>+1664(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1668(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1672(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1676(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1680(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1684(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1688(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1692(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1696(SB)/4, $0x00000001
+DATA constants_avx2<>+1700(SB)/4, $0x00000001
+DATA constants_avx2<>+1704(SB)/4, $0x00000001
+DATA constants_avx2<>+1708(SB)/4, $0x00000001
+DATA constants_avx2<>+1712(SB)/4, $0x00000001
+DATA constants_avx2<>+1716(SB)/4, $0x00000001
+DATA constants_avx2<>+1720(SB)/4, $0x00000001
+DATA constants_avx2<>+1724(SB)/4, $0x00000001
+DATA constants_avx2<>+1728(SB)/4, $0x00007fff
+DATA constants_avx2<>+1732(SB)/4, $0x00007fff
+DATA constants_avx2<>+1736(SB)/4, $0x00007fff
+DATA constants_avx2<>+1740(SB)/4, $0x00007fff
+DATA constants_avx2<>+1744(SB)/4, $0x00007fff
+DATA constants_avx2<>+1748(SB)/4, $0x00007fff
+DATA constants_avx2<>+1752(SB)/4, $0x00007fff
+DATA constants_avx2<>+1756(SB)/4, $0x00007fff
+DATA constants_avx2<>+1760(SB)/4, $0x00800000
+DATA constants_avx2<>+1764(SB)/4, $0x00800000
+DATA constants_avx2<>+1768(SB)/4, $0x00800000
+DATA constants_avx2<>+1772(SB)/4, $0x00800000
+DATA constants_avx2<>+1776(SB)/4, $0x00800000
+DATA constants_avx2<>+1780(SB)/4, $0x00800000
+DATA constants_avx2<>+1784(SB)/4, $0x00800000
+DATA constants_avx2<>+1788(SB)/4, $0x00800000
+DATA constants_avx2<>+1792(SB)/4, $0x80000000
+DATA constants_avx2<>+1796(SB)/4, $0x80000000
+DATA constants_avx2<>+1800(SB)/4, $0x80000000
+DATA constants_avx2<>+1804(SB)/4, $0x80000000
+DATA constants_avx2<>+1808(SB)/4, $0x80000000
+DATA constants_avx2<>+1812(SB)/4, $0x80000000
+DATA constants_avx2<>+1816(SB)/4, $0x80000000
+DATA constants_avx2<>+1820(SB)/4, $0x80000000
+DATA constants_avx2<>+1824(SB)/4, $0xffff0000
+DATA constants_avx2<>+1828(SB)/4, $0xffff0000
+DATA constants_avx2<>+1832(SB)/4, $0xffff0000
+DATA constants_avx2<>+1836(SB)/4, $0xffff0000
+DATA constants_avx2<>+1840(SB)/4, $0xffff0000
+DATA constants_avx2<>+1844(SB)/4, $0xffff0000
+DATA constants_avx2<>+1848(SB)/4, $0xffff0000
+DATA constants_avx2<>+1852(SB)/4, $0xffff0000
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1856

@@ -164,7 +164,6 @@ main6:
 	VMOVUPS     constants_avx512<>+640(SB), Z2
 	VDIVPS      Z3, Z2, Z2
 	VMULPS      Z0, Z2, Z4
-	VMOVUPS     Z4, (DX)(AX*1)
 	VMULPS      Z0, Z0, Z0
 	VMULPS      constants_avx512<>+704(SB), Z0, Z0
 	VADDPS      constants_avx512<>+768(SB), Z0, Z0
@@ -173,6 +172,7 @@ main6:
 	VSUBPS      Z2, Z3, Z3
 	VMULPS      Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
+	VMOVUPS     Z4, (DX)(AX*1)
 	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, (BX)(AX*1)
 	ADDQ        $0x00000040, AX
@@ -210,7 +210,6 @@ end7:
 	VMOVUPS     constants_avx512<>+640(SB), Z2
 	VDIVPS      Z3, Z2, Z2
 	VMULPS      Z0, Z2, Z4
-	VMOVUPS     Z4, K1, (DX)(AX*1)
 	VMULPS      Z0, Z0, Z0
 	VMULPS      constants_avx512<>+704(SB), Z0, Z0
 	VADDPS      constants_avx512<>+768(SB), Z0, Z0
@@ -219,10 +218,373 @@ end7:
 	VSUBPS      Z2, Z3, Z3
 	VMULPS      Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
+	VMOVUPS     Z4, K1, (DX)(AX*1)
 	VMULPS      Z2, Z1, Z1
 	VMOVUPS     Z1, K1, (BX)(AX*1)
 
 done8:
+	VZEROUPPER
+	RET
+
+// func vec_f32_gelu_erf_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·vec_f32_gelu_erf_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), CX
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL   end10
+
+main9:
+	VMOVUPS      (BX)(AX*1), Z0
+	VMULPS       constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS       Z0, Z1, Z1
+	VMOVUPS      constants_avx512<>+960(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMULPS       Z1, Z1, Z4
+	VMOVAPS      Z4, Z2
+	VFMSUB231PS  Z1, Z1, Z2
+	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS  $0x08, Z3, Z3
+	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
+	VMOVUPS      constants_avx512<>+1344(SB), Z2
+	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS    Z3, Z2, Z2
+	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS      constants_avx512<>+640(SB), Z4
+	VDIVPS       Z5, Z4, Z4
+	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
+	VMOVUPS      constants_avx512<>+1856(SB), Z3
+	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      constants_avx512<>+2496(SB), Z4
+	VMAXPS       Z0, Z4, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VMOVUPS      Z0, (DX)(AX*1)
+	VMOVUPS      64(BX)(AX*1), Z0
+	VMULPS       constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS       Z0, Z1, Z1
+	VMOVUPS      constants_avx512<>+960(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMULPS       Z1, Z1, Z4
+	VMOVAPS      Z4, Z2
+	VFMSUB231PS  Z1, Z1, Z2
+	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS  $0x08, Z3, Z3
+	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
+	VMOVUPS      constants_avx512<>+1344(SB), Z2
+	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS    Z3, Z2, Z2
+	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS      constants_avx512<>+640(SB), Z4
+	VDIVPS       Z5, Z4, Z4
+	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
+	VMOVUPS      constants_avx512<>+1856(SB), Z3
+	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      constants_avx512<>+2496(SB), Z4
+	VMAXPS       Z0, Z4, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VMOVUPS      Z0, 64(DX)(AX*1)
+	ADDQ         $0x00000080, AX
+	SUBQ         $0x00000020, CX
+	JGE          main9
+
+end10:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL   end12
+
+main11:
+	VMOVUPS      (BX)(AX*1), Z0
+	VMULPS       constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS       Z0, Z1, Z1
+	VMOVUPS      constants_avx512<>+960(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMULPS       Z1, Z1, Z4
+	VMOVAPS      Z4, Z2
+	VFMSUB231PS  Z1, Z1, Z2
+	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS  $0x08, Z3, Z3
+	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
+	VMOVUPS      constants_avx512<>+1344(SB), Z2
+	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS    Z3, Z2, Z2
+	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS      constants_avx512<>+640(SB), Z4
+	VDIVPS       Z5, Z4, Z4
+	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
+	VMOVUPS      constants_avx512<>+1856(SB), Z3
+	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      constants_avx512<>+2496(SB), Z4
+	VMAXPS       Z0, Z4, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VMOVUPS      Z0, (DX)(AX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000010, CX
+	JGE          main11
+
+end12:
+	ADDQ         $0x00000010, CX
+	TESTQ        CX, CX
+	JZ           done13
+	MOVQ         $0x00000001, SI
+	SHLQ         CL, SI
+	DECQ         SI
+	KMOVW        SI, K1
+	VMOVUPS.Z    (BX)(AX*1), K1, Z0
+	VMULPS       constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS       Z0, Z1, Z1
+	VMOVUPS      constants_avx512<>+960(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMULPS       Z1, Z1, Z4
+	VMOVAPS      Z4, Z2
+	VFMSUB231PS  Z1, Z1, Z2
+	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS  $0x08, Z3, Z3
+	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
+	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
+	VMOVUPS      constants_avx512<>+1344(SB), Z2
+	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
+	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS    Z3, Z2, Z2
+	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS      constants_avx512<>+640(SB), Z4
+	VDIVPS       Z5, Z4, Z4
+	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
+	VMOVUPS      constants_avx512<>+1856(SB), Z3
+	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS       Z4, Z3, Z3
+	VMOVUPS      constants_avx512<>+2496(SB), Z4
+	VMAXPS       Z0, Z4, Z0
+	VMULPS       Z3, Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VMOVUPS      Z0, K1, (DX)(AX*1)
+
+done13:
+	VZEROUPPER
+	RET
+
+// func vec_f32_gelu_erfbackward_avx512(a *byte)
+// Requires: AVX, AVX512F
+TEXT ·vec_f32_gelu_erfbackward_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), CX
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	MOVQ 24(CX), DI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000010, CX
+	JL   end15
+
+main14:
+	VMOVUPS      (SI)(AX*1), Z0
+	VMOVUPS      (DI)(AX*1), Z1
+	VMULPS       constants_avx512<>+2624(SB), Z0, Z2
+	VMAXPS       constants_avx512<>+2496(SB), Z2, Z2
+	VMINPS       constants_avx512<>+640(SB), Z2, Z2
+	VMOVUPS      constants_avx512<>+2560(SB), Z3
+	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
+	VMULPS       constants_avx512<>+896(SB), Z0, Z4
+	VMAXPS       Z0, Z4, Z4
+	VMOVUPS      constants_avx512<>+960(SB), Z5
+	VMINPS       Z4, Z5, Z4
+	VMULPS       Z4, Z4, Z7
+	VMOVAPS      Z7, Z5
+	VFMSUB231PS  Z4, Z4, Z5
+	VMULPS       constants_avx512<>+1024(SB), Z7, Z6
+	VRNDSCALEPS  $0x08, Z6, Z6
+	VMULPS       constants_avx512<>+1088(SB), Z7, Z7
+	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
+	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
+	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
+	VMOVUPS      constants_avx512<>+1344(SB), Z5
+	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1600(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
+	VADDPS       constants_avx512<>+1664(SB), Z6, Z6
+	VSCALEFPS    Z6, Z5, Z5
+	VADDPS       constants_avx512<>+1728(SB), Z4, Z8
+	VMOVUPS      constants_avx512<>+640(SB), Z7
+	VDIVPS       Z8, Z7, Z7
+	VMOVUPS      constants_avx512<>+640(SB), Z8
+	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
+	VMOVUPS      constants_avx512<>+1856(SB), Z6
+	VFMADD213PS  constants_avx512<>+1920(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+1984(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2048(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2112(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2176(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2240(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2304(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2368(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2432(SB), Z8, Z6
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS      constants_avx512<>+2496(SB), Z7
+	VMAXPS       Z0, Z7, Z0
+	VMULPS       Z6, Z4, Z7
+	VMULPS       Z5, Z7, Z7
+	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
+	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
+	VMULPS       Z5, Z6, Z6
+	VFMADD231PS  Z3, Z6, Z2
+	VMOVUPS      Z0, (DX)(AX*1)
+	VMULPS       Z2, Z1, Z1
+	VMOVUPS      Z1, (BX)(AX*1)
+	ADDQ         $0x00000040, AX
+	SUBQ         $0x00000010, CX
+	JGE          main14
+
+end15:
+	ADDQ         $0x00000010, CX
+	TESTQ        CX, CX
+	JZ           done16
+	MOVQ         $0x00000001, R8
+	SHLQ         CL, R8
+	DECQ         R8
+	KMOVW        R8, K1
+	VMOVUPS.Z    (SI)(AX*1), K1, Z0
+	VMOVUPS.Z    (DI)(AX*1), K1, Z1
+	VMULPS       constants_avx512<>+2624(SB), Z0, Z2
+	VMAXPS       constants_avx512<>+2496(SB), Z2, Z2
+	VMINPS       constants_avx512<>+640(SB), Z2, Z2
+	VMOVUPS      constants_avx512<>+2560(SB), Z3
+	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
+	VMULPS       constants_avx512<>+896(SB), Z0, Z4
+	VMAXPS       Z0, Z4, Z4
+	VMOVUPS      constants_avx512<>+960(SB), Z5
+	VMINPS       Z4, Z5, Z4
+	VMULPS       Z4, Z4, Z7
+	VMOVAPS      Z7, Z5
+	VFMSUB231PS  Z4, Z4, Z5
+	VMULPS       constants_avx512<>+1024(SB), Z7, Z6
+	VRNDSCALEPS  $0x08, Z6, Z6
+	VMULPS       constants_avx512<>+1088(SB), Z7, Z7
+	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
+	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
+	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
+	VMOVUPS      constants_avx512<>+1344(SB), Z5
+	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+1600(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
+	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
+	VADDPS       constants_avx512<>+1664(SB), Z6, Z6
+	VSCALEFPS    Z6, Z5, Z5
+	VADDPS       constants_avx512<>+1728(SB), Z4, Z8
+	VMOVUPS      constants_avx512<>+640(SB), Z7
+	VDIVPS       Z8, Z7, Z7
+	VMOVUPS      constants_avx512<>+640(SB), Z8
+	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
+	VMOVUPS      constants_avx512<>+1856(SB), Z6
+	VFMADD213PS  constants_avx512<>+1920(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+1984(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2048(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2112(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2176(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2240(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2304(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2368(SB), Z8, Z6
+	VFMADD213PS  constants_avx512<>+2432(SB), Z8, Z6
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS      constants_avx512<>+2496(SB), Z7
+	VMAXPS       Z0, Z7, Z0
+	VMULPS       Z6, Z4, Z7
+	VMULPS       Z5, Z7, Z7
+	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
+	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
+	VMULPS       Z5, Z6, Z6
+	VFMADD231PS  Z3, Z6, Z2
+	VMOVUPS      Z0, K1, (DX)(AX*1)
+	VMULPS       Z2, Z1, Z1
+	VMOVUPS      Z1, K1, (BX)(AX*1)
+
+done16:
 	VZEROUPPER
 	RET
 
@@ -236,12 +598,12 @@ TEXT ·vec_f32_swiglu_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end10
+	JL   end18
 
-main9:
+main17:
 	VMOVUPS     (BX)(AX*1), Z0
 	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -256,12 +618,12 @@ main9:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)(AX*1)
 	VMOVUPS     64(BX)(AX*1), Z0
 	VMOVUPS     64(SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -276,22 +638,22 @@ main9:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, 64(DX)(AX*1)
 	ADDQ        $0x00000080, AX
 	SUBQ        $0x00000020, CX
-	JGE         main9
+	JGE         main17
 
-end10:
+end18:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end12
+	JL   end20
 
-main11:
+main19:
 	VMOVUPS     (BX)(AX*1), Z0
 	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -306,24 +668,24 @@ main11:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)(AX*1)
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JGE         main11
+	JGE         main19
 
-end12:
+end20:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done13
+	JZ          done21
 	MOVQ        $0x00000001, DI
 	SHLQ        CL, DI
 	DECQ        DI
 	KMOVW       DI, K1
 	VMOVUPS.Z   (BX)(AX*1), K1, Z0
 	VMOVUPS.Z   (SI)(AX*1), K1, Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
 	VMINPS      constants_avx512<>+128(SB), Z2, Z2
 	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
@@ -338,11 +700,11 @@ end12:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, K1, (DX)(AX*1)
 
-done13:
+done21:
 	VZEROUPPER
 	RET
 
@@ -359,13 +721,13 @@ TEXT ·vec_f32_swiglubackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end15
+	JL   end23
 
-main14:
+main22:
 	VMOVUPS     (DI)(AX*1), Z0
 	VMOVUPS     (R8)(AX*1), Z1
 	VMOVUPS     (R9)(AX*1), Z2
-	VMULPS      constants_avx512<>+896(SB), Z0, Z3
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z3
 	VMINPS      constants_avx512<>+128(SB), Z3, Z3
 	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
@@ -383,24 +745,24 @@ main14:
 	VMOVUPS     constants_avx512<>+640(SB), Z4
 	VDIVPS      Z3, Z4, Z4
 	VMULPS      Z0, Z4, Z0
+	VMOVUPS     constants_avx512<>+640(SB), Z3
+	VSUBPS      Z4, Z3, Z3
+	VFMADD231PS Z0, Z3, Z4
 	VMULPS      Z0, Z1, Z3
 	VMOVUPS     Z3, (DX)(AX*1)
 	VMULPS      Z0, Z2, Z3
 	VMOVUPS     Z3, (SI)(AX*1)
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
-	VFMADD231PS Z0, Z3, Z4
 	VMULPS      Z1, Z4, Z4
 	VMULPS      Z2, Z4, Z4
 	VMOVUPS     Z4, (BX)(AX*1)
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JGE         main14
+	JGE         main22
 
-end15:
+end23:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done16
+	JZ          done24
 	MOVQ        $0x00000001, R10
 	SHLQ        CL, R10
 	DECQ        R10
@@ -408,7 +770,7 @@ end15:
 	VMOVUPS.Z   (DI)(AX*1), K1, Z0
 	VMOVUPS.Z   (R8)(AX*1), K1, Z1
 	VMOVUPS.Z   (R9)(AX*1), K1, Z2
-	VMULPS      constants_avx512<>+896(SB), Z0, Z3
+	VMULPS      constants_avx512<>+2816(SB), Z0, Z3
 	VMINPS      constants_avx512<>+128(SB), Z3, Z3
 	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
@@ -426,18 +788,18 @@ end15:
 	VMOVUPS     constants_avx512<>+640(SB), Z4
 	VDIVPS      Z3, Z4, Z4
 	VMULPS      Z0, Z4, Z0
+	VMOVUPS     constants_avx512<>+640(SB), Z3
+	VSUBPS      Z4, Z3, Z3
+	VFMADD231PS Z0, Z3, Z4
 	VMULPS      Z0, Z1, Z3
 	VMOVUPS     Z3, K1, (DX)(AX*1)
 	VMULPS      Z0, Z2, Z3
 	VMOVUPS     Z3, K1, (SI)(AX*1)
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
-	VFMADD231PS Z0, Z3, Z4
 	VMULPS      Z1, Z4, Z4
 	VMULPS      Z2, Z4, Z4
 	VMOVUPS     Z4, K1, (BX)(AX*1)
 
-done16:
+done24:
 	VZEROUPPER
 	RET
 
@@ -453,9 +815,9 @@ TEXT ·vec_f32_sum_avx512(SB), NOSPLIT, $0-8
 	XORQ   DX, DX
 	MOVQ   48(AX), CX
 	SUBQ   $0x00000040, CX
-	JL     end18
+	JL     end26
 
-main17:
+main25:
 	VMOVUPS (BX)(DX*1), Z4
 	VADDPS  Z4, Z0, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
@@ -466,24 +828,24 @@ main17:
 	VADDPS  Z4, Z3, Z3
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, CX
-	JGE     main17
+	JGE     main25
 
-end18:
+end26:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end20
+	JL   end28
 
-main19:
+main27:
 	VMOVUPS (BX)(DX*1), Z4
 	VADDPS  Z4, Z0, Z0
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, CX
-	JGE     main19
+	JGE     main27
 
-end20:
+end28:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done21
+	JZ        done29
 	MOVQ      $0x00000001, SI
 	SHLQ      CL, SI
 	DECQ      SI
@@ -491,7 +853,7 @@ end20:
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
 	VADDPS    Z4, Z0, Z0
 
-done21:
+done29:
 	VADDPS        Z1, Z0, Z0
 	VADDPS        Z2, Z0, Z0
 	VADDPS        Z3, Z0, Z0
@@ -520,9 +882,9 @@ TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
 	XORQ         DX, DX
 	MOVQ         48(AX), CX
 	SUBQ         $0x00000040, CX
-	JL           end23
+	JL           end31
 
-main22:
+main30:
 	VMOVUPS     (BX)(DX*1), Z5
 	VSUBPS      Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
@@ -537,25 +899,25 @@ main22:
 	VFMADD231PS Z5, Z5, Z3
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, CX
-	JGE         main22
+	JGE         main30
 
-end23:
+end31:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end25
+	JL   end33
 
-main24:
+main32:
 	VMOVUPS     (BX)(DX*1), Z5
 	VSUBPS      Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, CX
-	JGE         main24
+	JGE         main32
 
-end25:
+end33:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done26
+	JZ          done34
 	MOVQ        $0x00000001, SI
 	SHLQ        CL, SI
 	DECQ        SI
@@ -565,7 +927,7 @@ end25:
 	VMOVAPS.Z   Z5, K1, Z5
 	VFMADD231PS Z5, Z5, Z0
 
-done26:
+done34:
 	VADDPS        Z1, Z0, Z0
 	VADDPS        Z2, Z0, Z0
 	VADDPS        Z3, Z0, Z0
@@ -594,9 +956,9 @@ TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
 	SUBQ         $0x00000020, CX
-	JL           end28
+	JL           end36
 
-main27:
+main35:
 	VMOVUPS     (BX)(AX*1), Z2
 	VSUBPS      Z0, Z2, Z2
 	VMULPS      Z1, Z2, Z2
@@ -613,14 +975,14 @@ main27:
 	VMOVUPS     Z3, 64(DX)(AX*1)
 	ADDQ        $0x00000080, AX
 	SUBQ        $0x00000020, CX
-	JGE         main27
+	JGE         main35
 
-end28:
+end36:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end30
+	JL   end38
 
-main29:
+main37:
 	VMOVUPS     (BX)(AX*1), Z2
 	VSUBPS      Z0, Z2, Z2
 	VMULPS      Z1, Z2, Z2
@@ -630,12 +992,12 @@ main29:
 	VMOVUPS     Z3, (DX)(AX*1)
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JGE         main29
+	JGE         main37
 
-end30:
+end38:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done31
+	JZ          done39
 	MOVQ        $0x00000001, R8
 	SHLQ        CL, R8
 	DECQ        R8
@@ -648,7 +1010,7 @@ end30:
 	VFMADD231PS Z1, Z2, Z0
 	VMOVUPS     Z0, K1, (DX)(AX*1)
 
-done31:
+done39:
 	VZEROUPPER
 	RET
 
@@ -670,9 +1032,9 @@ TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
 	XORQ         DX, DX
 	MOVQ         48(AX), CX
 	SUBQ         $0x00000020, CX
-	JL           end33
+	JL           end41
 
-main32:
+main40:
 	VMOVUPS     (BX)(DX*1), Z6
 	VMOVUPS     (SI)(DX*1), Z7
 	VSUBPS      Z0, Z7, Z7
@@ -703,14 +1065,14 @@ main32:
 	VMOVUPS     Z7, 64(R9)(DX*1)
 	ADDQ        $0x00000080, DX
 	SUBQ        $0x00000020, CX
-	JGE         main32
+	JGE         main40
 
-end33:
+end41:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end35
+	JL   end43
 
-main34:
+main42:
 	VMOVUPS     (BX)(DX*1), Z6
 	VMOVUPS     (SI)(DX*1), Z7
 	VSUBPS      Z0, Z7, Z7
@@ -727,12 +1089,12 @@ main34:
 	VMOVUPS     Z7, (R9)(DX*1)
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, CX
-	JGE         main34
+	JGE         main42
 
-end35:
+end43:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done36
+	JZ          done44
 	MOVQ        $0x00000001, R10
 	SHLQ        CL, R10
 	DECQ        R10
@@ -752,7 +1114,7 @@ end35:
 	VADDPS      Z6, Z0, Z0
 	VMOVUPS     Z0, K1, (R9)(DX*1)
 
-done36:
+done44:
 	VADDPS        Z3, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y0
 	VADDPS        Y0, Y2, Y2
@@ -791,9 +1153,9 @@ TEXT ·vec_f32_normapply_avx512(SB), NOSPLIT, $0-8
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
 	SUBQ         $0x00000010, CX
-	JL           end38
+	JL           end46
 
-main37:
+main45:
 	VMOVUPS      (BX)(AX*1), Z4
 	VMOVUPS      (SI)(AX*1), Z5
 	VSUBPS       Z0, Z5, Z5
@@ -807,12 +1169,12 @@ main37:
 	VMOVUPS      Z4, (DX)(AX*1)
 	ADDQ         $0x00000040, AX
 	SUBQ         $0x00000010, CX
-	JGE          main37
+	JGE          main45
 
-end38:
+end46:
 	ADDQ         $0x00000010, CX
 	TESTQ        CX, CX
-	JZ           done39
+	JZ           done47
 	MOVQ         $0x00000001, R8
 	SHLQ         CL, R8
 	DECQ         R8
@@ -829,7 +1191,7 @@ end38:
 	VFMADD231PS  Z1, Z0, Z2
 	VMOVUPS      Z2, K1, (DX)(AX*1)
 
-done39:
+done47:
 	VZEROUPPER
 	RET
 
@@ -837,17 +1199,17 @@ done39:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
 	MOVQ    a+0(FP), AX
-	VMOVUPS constants_avx512<>+960(SB), Z0
-	VMOVUPS constants_avx512<>+960(SB), Z1
-	VMOVUPS constants_avx512<>+960(SB), Z2
-	VMOVUPS constants_avx512<>+960(SB), Z3
+	VMOVUPS constants_avx512<>+2880(SB), Z0
+	VMOVUPS constants_avx512<>+2880(SB), Z1
+	VMOVUPS constants_avx512<>+2880(SB), Z2
+	VMOVUPS constants_avx512<>+2880(SB), Z3
 	MOVQ    (AX), BX
 	XORQ    DX, DX
 	MOVQ    48(AX), CX
 	SUBQ    $0x00000040, CX
-	JL      end41
+	JL      end49
 
-main40:
+main48:
 	VMOVUPS (BX)(DX*1), Z4
 	VMAXPS  Z0, Z4, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
@@ -858,35 +1220,35 @@ main40:
 	VMAXPS  Z3, Z4, Z3
 	ADDQ    $0x00000100, DX
 	SUBQ    $0x00000040, CX
-	JGE     main40
+	JGE     main48
 
-end41:
+end49:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end43
+	JL   end51
 
-main42:
+main50:
 	VMOVUPS (BX)(DX*1), Z4
 	VMAXPS  Z0, Z4, Z0
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, CX
-	JGE     main42
+	JGE     main50
 
-end43:
+end51:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done44
+	JZ        done52
 	MOVQ      $0x00000001, SI
 	SHLQ      CL, SI
 	DECQ      SI
 	KMOVW     SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VMOVUPS   constants_avx512<>+960(SB), Z5
+	VMOVUPS   constants_avx512<>+2880(SB), Z5
 	VMOVAPS   Z4, K1, Z5
 	VMOVAPS   Z5, Z4
 	VMAXPS    Z0, Z4, Z0
 
-done44:
+done52:
 	VMAXPS        Z1, Z0, Z0
 	VMAXPS        Z2, Z0, Z0
 	VMAXPS        Z3, Z0, Z0
@@ -916,20 +1278,20 @@ TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 	XORQ         DX, DX
 	MOVQ         48(AX), CX
 	SUBQ         $0x00000020, CX
-	JL           end46
+	JL           end54
 
-main45:
+main53:
 	VMOVUPS      (SI)(DX*1), Z5
 	VSUBPS       Z2, Z5, Z5
 	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMOVUPS      constants_avx512<>+2944(SB), Z8
 	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMOVUPS      constants_avx512<>+3008(SB), Z7
 	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
 	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
 	VMOVUPS      constants_avx512<>+1344(SB), Z7
 	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
@@ -938,7 +1300,7 @@ main45:
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
 	VMOVAPS.Z    Z7, K1, Z7
 	VMOVAPS      Z7, Z5
 	VMOVUPS      Z5, (BX)(DX*1)
@@ -946,14 +1308,14 @@ main45:
 	VMOVUPS      64(SI)(DX*1), Z5
 	VSUBPS       Z2, Z5, Z5
 	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMOVUPS      constants_avx512<>+2944(SB), Z8
 	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMOVUPS      constants_avx512<>+3008(SB), Z7
 	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
 	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
 	VMOVUPS      constants_avx512<>+1344(SB), Z7
 	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
@@ -962,32 +1324,32 @@ main45:
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
 	VMOVAPS.Z    Z7, K1, Z7
 	VMOVAPS      Z7, Z5
 	VMOVUPS      Z5, 64(BX)(DX*1)
 	VADDPS       Z5, Z4, Z4
 	ADDQ         $0x00000080, DX
 	SUBQ         $0x00000020, CX
-	JGE          main45
+	JGE          main53
 
-end46:
+end54:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end48
+	JL   end56
 
-main47:
+main55:
 	VMOVUPS      (SI)(DX*1), Z5
 	VSUBPS       Z2, Z5, Z5
 	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
+	VMOVUPS      constants_avx512<>+2944(SB), Z8
 	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
+	VMOVUPS      constants_avx512<>+3008(SB), Z7
 	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
+	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
 	VRNDSCALEPS  $0x08, Z6, Z6
+	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
 	VMOVUPS      constants_avx512<>+1344(SB), Z7
 	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
@@ -996,19 +1358,19 @@ main47:
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
 	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
 	VMOVAPS.Z    Z7, K1, Z7
 	VMOVAPS      Z7, Z5
 	VMOVUPS      Z5, (BX)(DX*1)
 	VADDPS       Z5, Z3, Z3
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000010, CX
-	JGE          main47
+	JGE          main55
 
-end48:
+end56:
 	ADDQ         $0x00000010, CX
 	TESTQ        CX, CX
-	JZ           done49
+	JZ           done57
 	MOVQ         $0x00000001, DI
 	SHLQ         CL, DI
 	DECQ         DI
@@ -1016,14 +1378,14 @@ end48:
 	VMOVUPS.Z    (SI)(DX*1), K1, Z5
 	VSUBPS       Z2, Z5, Z5
 	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z2
+	VMOVUPS      constants_avx512<>+2944(SB), Z2
 	VMINPS       Z5, Z2, Z2
-	VMOVUPS      constants_avx512<>+1088(SB), Z1
+	VMOVUPS      constants_avx512<>+3008(SB), Z1
 	VMAXPS       Z2, Z1, Z2
-	VMULPS       constants_avx512<>+1152(SB), Z2, Z0
+	VMULPS       constants_avx512<>+3072(SB), Z2, Z0
 	VRNDSCALEPS  $0x08, Z0, Z0
+	VFNMADD231PS constants_avx512<>+1152(SB), Z0, Z2
 	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z2
-	VFNMADD231PS constants_avx512<>+1280(SB), Z0, Z2
 	VMOVUPS      constants_avx512<>+1344(SB), Z1
 	VFMADD213PS  constants_avx512<>+1408(SB), Z2, Z1
 	VFMADD213PS  constants_avx512<>+1472(SB), Z2, Z1
@@ -1032,14 +1394,14 @@ end48:
 	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
 	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
 	VSCALEFPS    Z0, Z1, Z1
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K2
+	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K2
 	VMOVAPS.Z    Z1, K2, Z1
 	VMOVAPS      Z1, Z5
 	VMOVUPS      Z5, K1, (BX)(DX*1)
 	VMOVAPS.Z    Z5, K1, Z5
 	VADDPS       Z5, Z3, Z3
 
-done49:
+done57:
 	VADDPS        Z4, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y0
 	VADDPS        Y0, Y3, Y3
@@ -1065,9 +1427,9 @@ TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
 	SUBQ         $0x00000020, CX
-	JL           end51
+	JL           end59
 
-main50:
+main58:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
 	VSUBPS  Z0, Z3, Z3
@@ -1082,14 +1444,14 @@ main50:
 	VMOVUPS Z3, 64(DX)(AX*1)
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, CX
-	JGE     main50
+	JGE     main58
 
-end51:
+end59:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end53
+	JL   end61
 
-main52:
+main60:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
 	VSUBPS  Z0, Z3, Z3
@@ -1098,12 +1460,12 @@ main52:
 	VMOVUPS Z3, (DX)(AX*1)
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, CX
-	JGE     main52
+	JGE     main60
 
-end53:
+end61:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done54
+	JZ        done62
 	MOVQ      $0x00000001, DI
 	SHLQ      CL, DI
 	DECQ      DI
@@ -1115,7 +1477,7 @@ end53:
 	VMULPS    Z1, Z3, Z3
 	VMOVUPS   Z3, K1, (DX)(AX*1)
 
-done54:
+done62:
 	VZEROUPPER
 	RET
 
@@ -1132,9 +1494,9 @@ TEXT ·vec_f32_dot_avx512(SB), NOSPLIT, $0-8
 	XORQ   DX, DX
 	MOVQ   48(AX), CX
 	SUBQ   $0x00000040, CX
-	JL     end56
+	JL     end64
 
-main55:
+main63:
 	VMOVUPS     (BX)(DX*1), Z4
 	VMOVUPS     (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
@@ -1149,25 +1511,25 @@ main55:
 	VFMADD231PS Z4, Z5, Z3
 	ADDQ        $0x00000100, DX
 	SUBQ        $0x00000040, CX
-	JGE         main55
+	JGE         main63
 
-end56:
+end64:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end58
+	JL   end66
 
-main57:
+main65:
 	VMOVUPS     (BX)(DX*1), Z4
 	VMOVUPS     (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
 	ADDQ        $0x00000040, DX
 	SUBQ        $0x00000010, CX
-	JGE         main57
+	JGE         main65
 
-end58:
+end66:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done59
+	JZ          done67
 	MOVQ        $0x00000001, DI
 	SHLQ        CL, DI
 	DECQ        DI
@@ -1176,7 +1538,7 @@ end58:
 	VMOVUPS.Z   (SI)(DX*1), K1, Z5
 	VFMADD231PS Z4, Z5, Z0
 
-done59:
+done67:
 	VADDPS        Z1, Z0, Z0
 	VADDPS        Z2, Z0, Z0
 	VADDPS        Z3, Z0, Z0
@@ -1201,9 +1563,9 @@ TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
 	SUBQ         $0x00000020, CX
-	JL           end61
+	JL           end69
 
-main60:
+main68:
 	VMOVUPS (DX)(AX*1), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
@@ -1212,25 +1574,25 @@ main60:
 	VMOVUPS Z1, 64(DX)(AX*1)
 	ADDQ    $0x00000080, AX
 	SUBQ    $0x00000020, CX
-	JGE     main60
+	JGE     main68
 
-end61:
+end69:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end63
+	JL   end71
 
-main62:
+main70:
 	VMOVUPS (DX)(AX*1), Z1
 	VMULPS  Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, CX
-	JGE     main62
+	JGE     main70
 
-end63:
+end71:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done64
+	JZ        done72
 	MOVQ      $0x00000001, BX
 	SHLQ      CL, BX
 	DECQ      BX
@@ -1239,7 +1601,7 @@ end63:
 	VMULPS    Z0, Z1, Z1
 	VMOVUPS   Z1, K1, (DX)(AX*1)
 
-done64:
+done72:
 	VZEROUPPER
 	RET
 
@@ -1253,9 +1615,9 @@ TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
 	XORQ         AX, AX
 	MOVQ         48(CX), CX
 	SUBQ         $0x00000020, CX
-	JL           end66
+	JL           end74
 
-main65:
+main73:
 	VMOVUPS     (DX)(AX*1), Z1
 	VMOVUPS     (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
@@ -1266,26 +1628,26 @@ main65:
 	VMOVUPS     Z1, 64(DX)(AX*1)
 	ADDQ        $0x00000080, AX
 	SUBQ        $0x00000020, CX
-	JGE         main65
+	JGE         main73
 
-end66:
+end74:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end68
+	JL   end76
 
-main67:
+main75:
 	VMOVUPS     (DX)(AX*1), Z1
 	VMOVUPS     (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
 	VMOVUPS     Z1, (DX)(AX*1)
 	ADDQ        $0x00000040, AX
 	SUBQ        $0x00000010, CX
-	JGE         main67
+	JGE         main75
 
-end68:
+end76:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done69
+	JZ          done77
 	MOVQ        $0x00000001, SI
 	SHLQ        CL, SI
 	DECQ        SI
@@ -1295,7 +1657,7 @@ end68:
 	VFMADD231PS Z2, Z0, Z1
 	VMOVUPS     Z1, K1, (DX)(AX*1)
 
-done69:
+done77:
 	VZEROUPPER
 	RET
 
@@ -1309,28 +1671,28 @@ TEXT ·vec_f32_colsum_avx512(SB), NOSPLIT, $0-8
 	XORQ BX, BX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end71
+	JL   end79
 
-main70:
+main78:
 	VMOVUPS (SI)(BX*1), Z0
 	MOVQ    DI, R8
 	MOVQ    56(AX), R9
 
-row72:
+row80:
 	VMOVUPS (R8)(BX*1), Z1
 	VADDPS  Z1, Z0, Z0
 	ADDQ    DX, R8
 	DECQ    R9
-	JNZ     row72
+	JNZ     row80
 	VMOVUPS Z0, (SI)(BX*1)
 	ADDQ    $0x00000040, BX
 	SUBQ    $0x00000010, CX
-	JGE     main70
+	JGE     main78
 
-end71:
+end79:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done73
+	JZ        done81
 	MOVQ      $0x00000001, R8
 	SHLQ      CL, R8
 	DECQ      R8
@@ -1339,15 +1701,15 @@ end71:
 	MOVQ      DI, CX
 	MOVQ      56(AX), AX
 
-row74:
+row82:
 	VMOVUPS.Z (CX)(BX*1), K1, Z1
 	VADDPS    Z1, Z0, Z0
 	ADDQ      DX, CX
 	DECQ      AX
-	JNZ       row74
+	JNZ       row82
 	VMOVUPS   Z0, K1, (SI)(BX*1)
 
-done73:
+done81:
 	VZEROUPPER
 	RET
 
@@ -1363,13 +1725,13 @@ TEXT ·vec_f32_rotate_avx512(SB), NOSPLIT, $0-8
 	MOVQ         16(AX), R9
 	MOVQ         24(AX), R10
 
-row75:
+row83:
 	XORQ SI, SI
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end77
+	JL   end85
 
-main76:
+main84:
 	VMOVUPS     (DI)(SI*1), Z1
 	VMOVUPS     (R8)(SI*1), Z2
 	VMOVUPS     (R9)(SI*1), Z3
@@ -1383,12 +1745,12 @@ main76:
 	VMOVUPS     Z4, (R8)(SI*1)
 	ADDQ        $0x00000040, SI
 	SUBQ        $0x00000010, CX
-	JGE         main76
+	JGE         main84
 
-end77:
+end85:
 	ADDQ        $0x00000010, CX
 	TESTQ       CX, CX
-	JZ          done78
+	JZ          done86
 	MOVQ        $0x00000001, R11
 	SHLQ        CL, R11
 	DECQ        R11
@@ -1405,11 +1767,11 @@ end77:
 	VMOVUPS     Z5, K1, (DI)(SI*1)
 	VMOVUPS     Z4, K1, (R8)(SI*1)
 
-done78:
+done86:
 	ADDQ DX, DI
 	ADDQ DX, R8
 	DECQ BX
-	JNZ  row75
+	JNZ  row83
 	VZEROUPPER
 	RET
 
@@ -1424,9 +1786,9 @@ TEXT ·vec_f32_adamw_avx512(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end80
+	JL   end88
 
-main79:
+main87:
 	VMOVUPS      (SI)(DX*1), Z0
 	VMOVUPS      (DI)(DX*1), Z1
 	VMOVUPS      (R8)(DX*1), Z2
@@ -1458,12 +1820,12 @@ main79:
 	VMOVUPS      Z0, (BX)(DX*1)
 	ADDQ         $0x00000040, DX
 	SUBQ         $0x00000010, CX
-	JGE          main79
+	JGE          main87
 
-end80:
+end88:
 	ADDQ         $0x00000010, CX
 	TESTQ        CX, CX
-	JZ           done81
+	JZ           done89
 	MOVQ         $0x00000001, R9
 	SHLQ         CL, R9
 	DECQ         R9
@@ -1498,7 +1860,7 @@ end80:
 	VSUBPS       Z1, Z0, Z0
 	VMOVUPS      Z0, K1, (BX)(DX*1)
 
-done81:
+done89:
 	VZEROUPPER
 	RET
 
@@ -1511,17 +1873,17 @@ TEXT ·vec_f32_spread_avx512(SB), NOSPLIT, $0-8
 	MOVQ 56(AX), BX
 	MOVQ 64(AX), SI
 
-row82:
+row90:
 	XORQ DI, DI
 	MOVQ 48(AX), R8
 
-group83:
+group91:
 	MOVQ    24(AX), R9
 	MOVQ    72(AX), R10
 	SHRQ    $0x02, R10
 	VMOVUPS (DX), Z0
 
-vector84:
+vector92:
 	VMOVUPS (R9), Z1
 	KMOVW   64(R9), K1
 	VPERMPS Z0, Z1, Z1
@@ -1529,13 +1891,13 @@ vector84:
 	ADDQ    $0x00000044, R9
 	ADDQ    $0x00000040, DI
 	DECQ    R10
-	JNZ     vector84
+	JNZ     vector92
 	ADDQ    $0x00000040, DX
 	SUBQ    $0x00000010, R8
-	JNZ     group83
+	JNZ     group91
 	ADDQ    SI, CX
 	DECQ    BX
-	JNZ     row82
+	JNZ     row90
 	VZEROUPPER
 	RET
 
@@ -1549,17 +1911,17 @@ TEXT ·vec_f32_spreadadd_avx512(SB), NOSPLIT, $0-8
 	MOVQ 56(AX), SI
 	MOVQ 64(AX), DI
 
-row85:
+row93:
 	XORQ R8, R8
 	MOVQ 48(AX), R9
 
-group86:
+group94:
 	MOVQ    24(AX), R10
 	MOVQ    72(AX), R11
 	SHRQ    $0x02, R11
 	VMOVUPS (DX), Z0
 
-vector87:
+vector95:
 	VMOVUPS   (R10), Z1
 	KMOVW     64(R10), K1
 	VPERMPS   Z0, Z1, Z1
@@ -1569,14 +1931,14 @@ vector87:
 	ADDQ      $0x00000044, R10
 	ADDQ      $0x00000040, R8
 	DECQ      R11
-	JNZ       vector87
+	JNZ       vector95
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, R9
-	JNZ       group86
+	JNZ       group94
 	ADDQ      DI, CX
 	ADDQ      DI, BX
 	DECQ      SI
-	JNZ       row85
+	JNZ       row93
 	VZEROUPPER
 	RET
 
@@ -1591,12 +1953,12 @@ TEXT ·vec_f32_packpanels_avx512(SB), NOSPLIT, $0-8
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row88:
+row96:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group89:
+group97:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
 	VMOVUPS    (R9), Z0
@@ -1606,11 +1968,11 @@ group89:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group89
+	JNZ        group97
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000080, DX
 	DECQ       BX
-	JNZ        row88
+	JNZ        row96
 	VZEROUPPER
 	RET
 
@@ -1625,12 +1987,12 @@ TEXT ·vec_f32_packstrips_avx512(SB), NOSPLIT, $0-8
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row90:
+row98:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group91:
+group99:
 	PREFETCHT1 (R9)(R8*1)
 	VMOVUPS    (R9), Y0
 	VMOVUPS    Y0, (R10)
@@ -1639,11 +2001,11 @@ group91:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group91
+	JNZ        group99
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000030, DX
 	DECQ       BX
-	JNZ        row90
+	JNZ        row98
 	VZEROUPPER
 	RET
 
@@ -1658,12 +2020,12 @@ TEXT ·vec_f32_packstripsstep_avx512(SB), NOSPLIT, $0-8
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
-row92:
+row100:
 	MOVQ 80(AX), R11
 	MOVQ CX, R9
 	MOVQ DX, R10
 
-group93:
+group101:
 	PREFETCHT1 (R9)(R8*1)
 	MOVQ       72(AX), R12
 	LEAQ       (R12)(R12*2), R13
@@ -1689,11 +2051,11 @@ group93:
 	ADDQ       DI, R9
 	ADDQ       SI, R10
 	DECQ       R11
-	JNZ        group93
+	JNZ        group101
 	ADDQ       64(AX), CX
 	ADDQ       $0x00000030, DX
 	DECQ       BX
-	JNZ        row92
+	JNZ        row100
 	VZEROUPPER
 	RET
 
@@ -1707,11 +2069,11 @@ TEXT ·vec_f32_copyruns_avx512(SB), NOSPLIT, $0-8
 	MOVQ 72(AX), DI
 	MOVQ 56(AX), R8
 
-row94:
+row102:
 	MOVQ 24(AX), R9
 	MOVQ 80(AX), R10
 
-run95:
+run103:
 	MOVQ      (R9), R11
 	MOVQ      8(R9), R12
 	MOVQ      16(R9), CX
@@ -1723,11 +2085,11 @@ run95:
 	VMOVUPS   Z0, K1, (DX)(R11*1)
 	ADDQ      $0x00000018, R9
 	DECQ      R10
-	JNZ       run95
+	JNZ       run103
 	ADDQ      DI, BX
 	ADDQ      SI, DX
 	DECQ      R8
-	JNZ       row94
+	JNZ       row102
 	VZEROUPPER
 	RET
 
@@ -1741,50 +2103,50 @@ TEXT ·vec_f32_bf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R8
 	MOVQ 56(AX), R9
 
-row96:
+row104:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end98
+	JL   end106
 
-main97:
+main105:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VPSRLD    $0x10, Z2, Z2
 	MOVQ      DX, R10
 	SHRQ      $0x01, R10
 	VPMOVDW   Z2, (BX)(R10*1)
 	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VPSRLD    $0x10, Z2, Z2
 	MOVQ      DX, R10
@@ -1792,30 +2154,30 @@ main97:
 	VPMOVDW   Z2, 32(BX)(R10*1)
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, CX
-	JGE       main97
+	JGE       main105
 
-end98:
+end106:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end100
+	JL   end108
 
-main99:
+main107:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VPSRLD    $0x10, Z2, Z2
 	MOVQ      DX, R10
@@ -1823,43 +2185,43 @@ main99:
 	VPMOVDW   Z2, (BX)(R10*1)
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, CX
-	JGE       main99
+	JGE       main107
 
-end100:
+end108:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done101
+	JZ        done109
 	MOVQ      $0x00000001, R10
 	SHLQ      CL, R10
 	DECQ      R10
 	KMOVW     R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VPSRLD    $0x10, Z2, Z2
 	MOVQ      DX, CX
 	SHRQ      $0x01, CX
 	VPMOVDW   Z2, (BX)(CX*1)
 
-done101:
+done109:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row96
+	JNZ  row104
 	VZEROUPPER
 	RET
 
@@ -1874,194 +2236,194 @@ TEXT ·vec_f32_bf16pairs_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R9
 	MOVQ 56(AX), R10
 
-row102:
+row110:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end104
+	JL   end112
 
-main103:
+main111:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VMOVUPS   (DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z3
 	VPSUBD    Z1, Z3, Z3
 	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z3, Z1, Z1
 	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
-	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
 	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z3, Z3
 	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
 	VORPS     Z2, Z3, Z3
 	VMOVUPS   Z3, (BX)(DX*1)
 	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VMOVUPS   64(DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z3
 	VPSUBD    Z1, Z3, Z3
 	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z3, Z1, Z1
 	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
-	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
 	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z3, Z3
 	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
 	VORPS     Z2, Z3, Z3
 	VMOVUPS   Z3, 64(BX)(DX*1)
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, CX
-	JGE       main103
+	JGE       main111
 
-end104:
+end112:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end106
+	JL   end114
 
-main105:
+main113:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VMOVUPS   (DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z3
 	VPSUBD    Z1, Z3, Z3
 	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z3, Z1, Z1
 	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
-	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
 	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z3, Z3
 	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
 	VORPS     Z2, Z3, Z3
 	VMOVUPS   Z3, (BX)(DX*1)
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, CX
-	JGE       main105
+	JGE       main113
 
-end106:
+end114:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done107
+	JZ        done115
 	MOVQ      $0x00000001, R11
 	SHLQ      CL, R11
 	DECQ      R11
 	KMOVW     R11, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
 	VMOVUPS.Z (DI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z3
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z3
 	VPSUBD    Z1, Z3, Z3
 	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+1792(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z3, Z1, Z1
 	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+1920(SB), Z3, Z3
-	VPADDD    constants_avx512<>+1984(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
 	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z3, K2, Z3
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z3, Z3
 	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z3, Z3
+	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
 	VORPS     Z2, Z3, Z3
 	VMOVUPS   Z3, K1, (BX)(DX*1)
 
-done107:
+done115:
 	ADDQ R8, BX
 	ADDQ R9, SI
 	ADDQ R9, DI
 	DECQ R10
-	JNZ  row102
+	JNZ  row110
 	VZEROUPPER
 	RET
 
@@ -2075,117 +2437,117 @@ TEXT ·vec_f32_roundbf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R8
 	MOVQ 56(AX), R9
 
-row108:
+row116:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end110
+	JL   end118
 
-main109:
+main117:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
 	VMOVUPS   Z2, (BX)(DX*1)
 	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
 	VMOVUPS   Z2, 64(BX)(DX*1)
 	ADDQ      $0x00000080, DX
 	SUBQ      $0x00000020, CX
-	JGE       main109
+	JGE       main117
 
-end110:
+end118:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end112
+	JL   end120
 
-main111:
+main119:
 	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
 	VMOVUPS   Z2, (BX)(DX*1)
 	ADDQ      $0x00000040, DX
 	SUBQ      $0x00000010, CX
-	JGE       main111
+	JGE       main119
 
-end112:
+end120:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done113
+	JZ        done121
 	MOVQ      $0x00000001, R10
 	SHLQ      CL, R10
 	DECQ      R10
 	KMOVW     R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+1728(SB), Z2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS   constants_avx512<>+3200(SB), Z2
 	VPSUBD    Z1, Z2, Z2
 	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+1792(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+1856(SB), Z1, Z1
+	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
 	VORPS     Z2, Z1, Z1
 	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+1920(SB), Z2, Z2
-	VPADDD    constants_avx512<>+1984(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
 	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+1664(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS    constants_avx512<>+2112(SB), Z0, Z1
+	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
 	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+2176(SB), Z2, Z2
+	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
 	VMOVUPS   Z2, K1, (BX)(DX*1)
 
-done113:
+done121:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row108
+	JNZ  row116
 	VZEROUPPER
 	RET
 
@@ -2197,9 +2559,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end115
+	JL   end123
 
-main114:
+main122:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -2210,30 +2572,30 @@ main114:
 	VMOVUPS 448(DX)(AX*1), Z0
 	ADDQ    $0x00000200, AX
 	SUBQ    $0x00000080, CX
-	JGE     main114
+	JGE     main122
 
-end115:
+end123:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL   end117
+	JL   end125
 
-main116:
+main124:
 	VMOVUPS (DX)(AX*1), Z0
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, CX
-	JGE     main116
+	JGE     main124
 
-end117:
+end125:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done118
+	JZ        done126
 	MOVQ      $0x00000001, BX
 	SHLQ      CL, BX
 	DECQ      BX
 	KMOVW     BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done118:
+done126:
 	VZEROUPPER
 	RET
 
@@ -2256,7 +2618,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop119:
+loop127:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -2354,7 +2716,7 @@ loop119:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop119
+	JNZ         loop127
 	MOVL        $0x45400000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2584,118 +2946,118 @@ DATA constants_avx512<>+880(SB)/4, $0x7f7fffff
 DATA constants_avx512<>+884(SB)/4, $0x7f7fffff
 DATA constants_avx512<>+888(SB)/4, $0x7f7fffff
 DATA constants_avx512<>+892(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+896(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+900(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+904(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+908(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+912(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+916(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+920(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+924(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+928(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+932(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+936(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+940(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+944(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+948(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+952(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+956(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+960(SB)/4, $0xff800000
-DATA constants_avx512<>+964(SB)/4, $0xff800000
-DATA constants_avx512<>+968(SB)/4, $0xff800000
-DATA constants_avx512<>+972(SB)/4, $0xff800000
-DATA constants_avx512<>+976(SB)/4, $0xff800000
-DATA constants_avx512<>+980(SB)/4, $0xff800000
-DATA constants_avx512<>+984(SB)/4, $0xff800000
-DATA constants_avx512<>+988(SB)/4, $0xff800000
-DATA constants_avx512<>+992(SB)/4, $0xff800000
-DATA constants_avx512<>+996(SB)/4, $0xff800000
-DATA constants_avx512<>+1000(SB)/4, $0xff800000
-DATA constants_avx512<>+1004(SB)/4, $0xff800000
-DATA constants_avx512<>+1008(SB)/4, $0xff800000
-DATA constants_avx512<>+1012(SB)/4, $0xff800000
-DATA constants_avx512<>+1016(SB)/4, $0xff800000
-DATA constants_avx512<>+1020(SB)/4, $0xff800000
-DATA constants_avx512<>+1024(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1028(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1032(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1036(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1040(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1044(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1048(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1052(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1056(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1060(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1064(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1068(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1072(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1076(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1080(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1084(SB)/4, $0x42b00f34
-DATA constants_avx512<>+1088(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1092(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1096(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1100(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1104(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1108(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1112(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1116(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1120(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1124(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1128(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1132(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1136(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1140(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1144(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1148(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+1152(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1156(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1160(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1164(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1168(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1172(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1176(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1180(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1184(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1188(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1192(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1196(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1200(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1204(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1208(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1212(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+1216(SB)/4, $0x3f318000
-DATA constants_avx512<>+1220(SB)/4, $0x3f318000
-DATA constants_avx512<>+1224(SB)/4, $0x3f318000
-DATA constants_avx512<>+1228(SB)/4, $0x3f318000
-DATA constants_avx512<>+1232(SB)/4, $0x3f318000
-DATA constants_avx512<>+1236(SB)/4, $0x3f318000
-DATA constants_avx512<>+1240(SB)/4, $0x3f318000
-DATA constants_avx512<>+1244(SB)/4, $0x3f318000
-DATA constants_avx512<>+1248(SB)/4, $0x3f318000
-DATA constants_avx512<>+1252(SB)/4, $0x3f318000
-DATA constants_avx512<>+1256(SB)/4, $0x3f318000
-DATA constants_avx512<>+1260(SB)/4, $0x3f318000
-DATA constants_avx512<>+1264(SB)/4, $0x3f318000
-DATA constants_avx512<>+1268(SB)/4, $0x3f318000
-DATA constants_avx512<>+1272(SB)/4, $0x3f318000
-DATA constants_avx512<>+1276(SB)/4, $0x3f318000
-DATA constants_avx512<>+1280(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1284(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1288(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1292(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1296(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1300(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1304(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1308(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1312(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1316(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1320(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1324(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1328(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1332(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1336(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1340(SB)/4, $0xb95e8083
+DATA constants_avx512<>+896(SB)/4, $0xbf800000
+DATA constants_avx512<>+900(SB)/4, $0xbf800000
+DATA constants_avx512<>+904(SB)/4, $0xbf800000
+DATA constants_avx512<>+908(SB)/4, $0xbf800000
+DATA constants_avx512<>+912(SB)/4, $0xbf800000
+DATA constants_avx512<>+916(SB)/4, $0xbf800000
+DATA constants_avx512<>+920(SB)/4, $0xbf800000
+DATA constants_avx512<>+924(SB)/4, $0xbf800000
+DATA constants_avx512<>+928(SB)/4, $0xbf800000
+DATA constants_avx512<>+932(SB)/4, $0xbf800000
+DATA constants_avx512<>+936(SB)/4, $0xbf800000
+DATA constants_avx512<>+940(SB)/4, $0xbf800000
+DATA constants_avx512<>+944(SB)/4, $0xbf800000
+DATA constants_avx512<>+948(SB)/4, $0xbf800000
+DATA constants_avx512<>+952(SB)/4, $0xbf800000
+DATA constants_avx512<>+956(SB)/4, $0xbf800000
+DATA constants_avx512<>+960(SB)/4, $0x416c0000
+DATA constants_avx512<>+964(SB)/4, $0x416c0000
+DATA constants_avx512<>+968(SB)/4, $0x416c0000
+DATA constants_avx512<>+972(SB)/4, $0x416c0000
+DATA constants_avx512<>+976(SB)/4, $0x416c0000
+DATA constants_avx512<>+980(SB)/4, $0x416c0000
+DATA constants_avx512<>+984(SB)/4, $0x416c0000
+DATA constants_avx512<>+988(SB)/4, $0x416c0000
+DATA constants_avx512<>+992(SB)/4, $0x416c0000
+DATA constants_avx512<>+996(SB)/4, $0x416c0000
+DATA constants_avx512<>+1000(SB)/4, $0x416c0000
+DATA constants_avx512<>+1004(SB)/4, $0x416c0000
+DATA constants_avx512<>+1008(SB)/4, $0x416c0000
+DATA constants_avx512<>+1012(SB)/4, $0x416c0000
+DATA constants_avx512<>+1016(SB)/4, $0x416c0000
+DATA constants_avx512<>+1020(SB)/4, $0x416c0000
+DATA constants_avx512<>+1024(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1028(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1032(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1036(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1040(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1044(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1048(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1052(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1056(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1060(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1064(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1068(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1072(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1076(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1080(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1084(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+1088(SB)/4, $0xbf000000
+DATA constants_avx512<>+1092(SB)/4, $0xbf000000
+DATA constants_avx512<>+1096(SB)/4, $0xbf000000
+DATA constants_avx512<>+1100(SB)/4, $0xbf000000
+DATA constants_avx512<>+1104(SB)/4, $0xbf000000
+DATA constants_avx512<>+1108(SB)/4, $0xbf000000
+DATA constants_avx512<>+1112(SB)/4, $0xbf000000
+DATA constants_avx512<>+1116(SB)/4, $0xbf000000
+DATA constants_avx512<>+1120(SB)/4, $0xbf000000
+DATA constants_avx512<>+1124(SB)/4, $0xbf000000
+DATA constants_avx512<>+1128(SB)/4, $0xbf000000
+DATA constants_avx512<>+1132(SB)/4, $0xbf000000
+DATA constants_avx512<>+1136(SB)/4, $0xbf000000
+DATA constants_avx512<>+1140(SB)/4, $0xbf000000
+DATA constants_avx512<>+1144(SB)/4, $0xbf000000
+DATA constants_avx512<>+1148(SB)/4, $0xbf000000
+DATA constants_avx512<>+1152(SB)/4, $0x3f318000
+DATA constants_avx512<>+1156(SB)/4, $0x3f318000
+DATA constants_avx512<>+1160(SB)/4, $0x3f318000
+DATA constants_avx512<>+1164(SB)/4, $0x3f318000
+DATA constants_avx512<>+1168(SB)/4, $0x3f318000
+DATA constants_avx512<>+1172(SB)/4, $0x3f318000
+DATA constants_avx512<>+1176(SB)/4, $0x3f318000
+DATA constants_avx512<>+1180(SB)/4, $0x3f318000
+DATA constants_avx512<>+1184(SB)/4, $0x3f318000
+DATA constants_avx512<>+1188(SB)/4, $0x3f318000
+DATA constants_avx512<>+1192(SB)/4, $0x3f318000
+DATA constants_avx512<>+1196(SB)/4, $0x3f318000
+DATA constants_avx512<>+1200(SB)/4, $0x3f318000
+DATA constants_avx512<>+1204(SB)/4, $0x3f318000
+DATA constants_avx512<>+1208(SB)/4, $0x3f318000
+DATA constants_avx512<>+1212(SB)/4, $0x3f318000
+DATA constants_avx512<>+1216(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1220(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1224(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1228(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1232(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1236(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1240(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1244(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1248(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1252(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1256(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1260(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1264(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1268(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1272(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1276(SB)/4, $0xb95e8083
+DATA constants_avx512<>+1280(SB)/4, $0x3f000000
+DATA constants_avx512<>+1284(SB)/4, $0x3f000000
+DATA constants_avx512<>+1288(SB)/4, $0x3f000000
+DATA constants_avx512<>+1292(SB)/4, $0x3f000000
+DATA constants_avx512<>+1296(SB)/4, $0x3f000000
+DATA constants_avx512<>+1300(SB)/4, $0x3f000000
+DATA constants_avx512<>+1304(SB)/4, $0x3f000000
+DATA constants_avx512<>+1308(SB)/4, $0x3f000000
+DATA constants_avx512<>+1312(SB)/4, $0x3f000000
+DATA constants_avx512<>+1316(SB)/4, $0x3f000000
+DATA constants_avx512<>+1320(SB)/4, $0x3f000000
+DATA constants_avx512<>+1324(SB)/4, $0x3f000000
+DATA constants_avx512<>+1328(SB)/4, $0x3f000000
+DATA constants_avx512<>+1332(SB)/4, $0x3f000000
+DATA constants_avx512<>+1336(SB)/4, $0x3f000000
+DATA constants_avx512<>+1340(SB)/4, $0x3f000000
 DATA constants_avx512<>+1344(SB)/4, $0x3ab57398
 DATA constants_avx512<>+1348(SB)/4, $0x3ab57398
 DATA constants_avx512<>+1352(SB)/4, $0x3ab57398
@@ -2776,148 +3138,516 @@ DATA constants_avx512<>+1648(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1652(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1656(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1660(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1664(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1668(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1672(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1676(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1680(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1684(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1688(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1692(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1696(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1700(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1704(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1708(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1712(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1716(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1720(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1724(SB)/4, $0x7fffffff
-DATA constants_avx512<>+1728(SB)/4, $0x7f800000
-DATA constants_avx512<>+1732(SB)/4, $0x7f800000
-DATA constants_avx512<>+1736(SB)/4, $0x7f800000
-DATA constants_avx512<>+1740(SB)/4, $0x7f800000
-DATA constants_avx512<>+1744(SB)/4, $0x7f800000
-DATA constants_avx512<>+1748(SB)/4, $0x7f800000
-DATA constants_avx512<>+1752(SB)/4, $0x7f800000
-DATA constants_avx512<>+1756(SB)/4, $0x7f800000
-DATA constants_avx512<>+1760(SB)/4, $0x7f800000
-DATA constants_avx512<>+1764(SB)/4, $0x7f800000
-DATA constants_avx512<>+1768(SB)/4, $0x7f800000
-DATA constants_avx512<>+1772(SB)/4, $0x7f800000
-DATA constants_avx512<>+1776(SB)/4, $0x7f800000
-DATA constants_avx512<>+1780(SB)/4, $0x7f800000
-DATA constants_avx512<>+1784(SB)/4, $0x7f800000
-DATA constants_avx512<>+1788(SB)/4, $0x7f800000
-DATA constants_avx512<>+1792(SB)/4, $0x00400000
-DATA constants_avx512<>+1796(SB)/4, $0x00400000
-DATA constants_avx512<>+1800(SB)/4, $0x00400000
-DATA constants_avx512<>+1804(SB)/4, $0x00400000
-DATA constants_avx512<>+1808(SB)/4, $0x00400000
-DATA constants_avx512<>+1812(SB)/4, $0x00400000
-DATA constants_avx512<>+1816(SB)/4, $0x00400000
-DATA constants_avx512<>+1820(SB)/4, $0x00400000
-DATA constants_avx512<>+1824(SB)/4, $0x00400000
-DATA constants_avx512<>+1828(SB)/4, $0x00400000
-DATA constants_avx512<>+1832(SB)/4, $0x00400000
-DATA constants_avx512<>+1836(SB)/4, $0x00400000
-DATA constants_avx512<>+1840(SB)/4, $0x00400000
-DATA constants_avx512<>+1844(SB)/4, $0x00400000
-DATA constants_avx512<>+1848(SB)/4, $0x00400000
-DATA constants_avx512<>+1852(SB)/4, $0x00400000
-DATA constants_avx512<>+1856(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1860(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1864(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1868(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1872(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1876(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1880(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1884(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1888(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1892(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1896(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1900(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1904(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1908(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1912(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1916(SB)/4, $0x7fff0000
-DATA constants_avx512<>+1920(SB)/4, $0x00000001
-DATA constants_avx512<>+1924(SB)/4, $0x00000001
-DATA constants_avx512<>+1928(SB)/4, $0x00000001
-DATA constants_avx512<>+1932(SB)/4, $0x00000001
-DATA constants_avx512<>+1936(SB)/4, $0x00000001
-DATA constants_avx512<>+1940(SB)/4, $0x00000001
-DATA constants_avx512<>+1944(SB)/4, $0x00000001
-DATA constants_avx512<>+1948(SB)/4, $0x00000001
-DATA constants_avx512<>+1952(SB)/4, $0x00000001
-DATA constants_avx512<>+1956(SB)/4, $0x00000001
-DATA constants_avx512<>+1960(SB)/4, $0x00000001
-DATA constants_avx512<>+1964(SB)/4, $0x00000001
-DATA constants_avx512<>+1968(SB)/4, $0x00000001
-DATA constants_avx512<>+1972(SB)/4, $0x00000001
-DATA constants_avx512<>+1976(SB)/4, $0x00000001
-DATA constants_avx512<>+1980(SB)/4, $0x00000001
-DATA constants_avx512<>+1984(SB)/4, $0x00007fff
-DATA constants_avx512<>+1988(SB)/4, $0x00007fff
-DATA constants_avx512<>+1992(SB)/4, $0x00007fff
-DATA constants_avx512<>+1996(SB)/4, $0x00007fff
-DATA constants_avx512<>+2000(SB)/4, $0x00007fff
-DATA constants_avx512<>+2004(SB)/4, $0x00007fff
-DATA constants_avx512<>+2008(SB)/4, $0x00007fff
-DATA constants_avx512<>+2012(SB)/4, $0x00007fff
-DATA constants_avx512<>+2016(SB)/4, $0x00007fff
-DATA constants_avx512<>+2020(SB)/4, $0x00007fff
-DATA constants_avx512<>+2024(SB)/4, $0x00007fff
-DATA constants_avx512<>+2028(SB)/4, $0x00007fff
-DATA constants_avx512<>+2032(SB)/4, $0x00007fff
-DATA constants_avx512<>+2036(SB)/4, $0x00007fff
-DATA constants_avx512<>+2040(SB)/4, $0x00007fff
-DATA constants_avx512<>+2044(SB)/4, $0x00007fff
-DATA constants_avx512<>+2048(SB)/4, $0x00800000
-DATA constants_avx512<>+2052(SB)/4, $0x00800000
-DATA constants_avx512<>+2056(SB)/4, $0x00800000
-DATA constants_avx512<>+2060(SB)/4, $0x00800000
-DATA constants_avx512<>+2064(SB)/4, $0x00800000
-DATA constants_avx512<>+2068(SB)/4, $0x00800000
-DATA constants_avx512<>+2072(SB)/4, $0x00800000
-DATA constants_avx512<>+2076(SB)/4, $0x00800000
-DATA constants_avx512<>+2080(SB)/4, $0x00800000
-DATA constants_avx512<>+2084(SB)/4, $0x00800000
-DATA constants_avx512<>+2088(SB)/4, $0x00800000
-DATA constants_avx512<>+2092(SB)/4, $0x00800000
-DATA constants_avx512<>+2096(SB)/4, $0x00800000
-DATA constants_avx512<>+2100(SB)/4, $0x00800000
-DATA constants_avx512<>+2104(SB)/4, $0x00800000
-DATA constants_avx512<>+2108(SB)/4, $0x00800000
-DATA constants_avx512<>+2112(SB)/4, $0x80000000
-DATA constants_avx512<>+2116(SB)/4, $0x80000000
-DATA constants_avx512<>+2120(SB)/4, $0x80000000
-DATA constants_avx512<>+2124(SB)/4, $0x80000000
-DATA constants_avx512<>+2128(SB)/4, $0x80000000
-DATA constants_avx512<>+2132(SB)/4, $0x80000000
-DATA constants_avx512<>+2136(SB)/4, $0x80000000
-DATA constants_avx512<>+2140(SB)/4, $0x80000000
-DATA constants_avx512<>+2144(SB)/4, $0x80000000
-DATA constants_avx512<>+2148(SB)/4, $0x80000000
-DATA constants_avx512<>+2152(SB)/4, $0x80000000
-DATA constants_avx512<>+2156(SB)/4, $0x80000000
-DATA constants_avx512<>+2160(SB)/4, $0x80000000
-DATA constants_avx512<>+2164(SB)/4, $0x80000000
-DATA constants_avx512<>+2168(SB)/4, $0x80000000
-DATA constants_avx512<>+2172(SB)/4, $0x80000000
-DATA constants_avx512<>+2176(SB)/4, $0xffff0000
-DATA constants_avx512<>+2180(SB)/4, $0xffff0000
-DATA constants_avx512<>+2184(SB)/4, $0xffff0000
-DATA constants_avx512<>+2188(SB)/4, $0xffff0000
-DATA constants_avx512<>+2192(SB)/4, $0xffff0000
-DATA constants_avx512<>+2196(SB)/4, $0xffff0000
-DATA constants_avx512<>+2200(SB)/4, $0xffff0000
-DATA constants_avx512<>+2204(SB)/4, $0xffff0000
-DATA constants_avx512<>+2208(SB)/4, $0xffff0000
-DATA constants_avx512<>+2212(SB)/4, $0xffff0000
-DATA constants_avx512<>+2216(SB)/4, $0xffff0000
-DATA constants_avx512<>+2220(SB)/4, $0xffff0000
-DATA constants_avx512<>+2224(SB)/4, $0xffff0000
-DATA constants_avx512<>+2228(SB)/4, $0xffff0000
-DATA constants_avx512<>+2232(SB)/4, $0xffff0000
-DATA constants_avx512<>+2236(SB)/4, $0xffff0000
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $2240
+DATA constants_avx512<>+1664(SB)/4, $0x42000000
+DATA constants_avx512<>+1668(SB)/4, $0x42000000
+DATA constants_avx512<>+1672(SB)/4, $0x42000000
+DATA constants_avx512<>+1676(SB)/4, $0x42000000
+DATA constants_avx512<>+1680(SB)/4, $0x42000000
+DATA constants_avx512<>+1684(SB)/4, $0x42000000
+DATA constants_avx512<>+1688(SB)/4, $0x42000000
+DATA constants_avx512<>+1692(SB)/4, $0x42000000
+DATA constants_avx512<>+1696(SB)/4, $0x42000000
+DATA constants_avx512<>+1700(SB)/4, $0x42000000
+DATA constants_avx512<>+1704(SB)/4, $0x42000000
+DATA constants_avx512<>+1708(SB)/4, $0x42000000
+DATA constants_avx512<>+1712(SB)/4, $0x42000000
+DATA constants_avx512<>+1716(SB)/4, $0x42000000
+DATA constants_avx512<>+1720(SB)/4, $0x42000000
+DATA constants_avx512<>+1724(SB)/4, $0x42000000
+DATA constants_avx512<>+1728(SB)/4, $0x40200000
+DATA constants_avx512<>+1732(SB)/4, $0x40200000
+DATA constants_avx512<>+1736(SB)/4, $0x40200000
+DATA constants_avx512<>+1740(SB)/4, $0x40200000
+DATA constants_avx512<>+1744(SB)/4, $0x40200000
+DATA constants_avx512<>+1748(SB)/4, $0x40200000
+DATA constants_avx512<>+1752(SB)/4, $0x40200000
+DATA constants_avx512<>+1756(SB)/4, $0x40200000
+DATA constants_avx512<>+1760(SB)/4, $0x40200000
+DATA constants_avx512<>+1764(SB)/4, $0x40200000
+DATA constants_avx512<>+1768(SB)/4, $0x40200000
+DATA constants_avx512<>+1772(SB)/4, $0x40200000
+DATA constants_avx512<>+1776(SB)/4, $0x40200000
+DATA constants_avx512<>+1780(SB)/4, $0x40200000
+DATA constants_avx512<>+1784(SB)/4, $0x40200000
+DATA constants_avx512<>+1788(SB)/4, $0x40200000
+DATA constants_avx512<>+1792(SB)/4, $0x40a00000
+DATA constants_avx512<>+1796(SB)/4, $0x40a00000
+DATA constants_avx512<>+1800(SB)/4, $0x40a00000
+DATA constants_avx512<>+1804(SB)/4, $0x40a00000
+DATA constants_avx512<>+1808(SB)/4, $0x40a00000
+DATA constants_avx512<>+1812(SB)/4, $0x40a00000
+DATA constants_avx512<>+1816(SB)/4, $0x40a00000
+DATA constants_avx512<>+1820(SB)/4, $0x40a00000
+DATA constants_avx512<>+1824(SB)/4, $0x40a00000
+DATA constants_avx512<>+1828(SB)/4, $0x40a00000
+DATA constants_avx512<>+1832(SB)/4, $0x40a00000
+DATA constants_avx512<>+1836(SB)/4, $0x40a00000
+DATA constants_avx512<>+1840(SB)/4, $0x40a00000
+DATA constants_avx512<>+1844(SB)/4, $0x40a00000
+DATA constants_avx512<>+1848(SB)/4, $0x40a00000
+DATA constants_avx512<>+1852(SB)/4, $0x40a00000
+DATA constants_avx512<>+1856(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1860(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1864(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1868(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1872(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1876(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1880(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1884(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1888(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1892(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1896(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1900(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1904(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1908(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1912(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1916(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+1920(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1924(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1928(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1932(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1936(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1940(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1944(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1948(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1952(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1956(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1960(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1964(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1968(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1972(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1976(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1980(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+1984(SB)/4, $0x3a385982
+DATA constants_avx512<>+1988(SB)/4, $0x3a385982
+DATA constants_avx512<>+1992(SB)/4, $0x3a385982
+DATA constants_avx512<>+1996(SB)/4, $0x3a385982
+DATA constants_avx512<>+2000(SB)/4, $0x3a385982
+DATA constants_avx512<>+2004(SB)/4, $0x3a385982
+DATA constants_avx512<>+2008(SB)/4, $0x3a385982
+DATA constants_avx512<>+2012(SB)/4, $0x3a385982
+DATA constants_avx512<>+2016(SB)/4, $0x3a385982
+DATA constants_avx512<>+2020(SB)/4, $0x3a385982
+DATA constants_avx512<>+2024(SB)/4, $0x3a385982
+DATA constants_avx512<>+2028(SB)/4, $0x3a385982
+DATA constants_avx512<>+2032(SB)/4, $0x3a385982
+DATA constants_avx512<>+2036(SB)/4, $0x3a385982
+DATA constants_avx512<>+2040(SB)/4, $0x3a385982
+DATA constants_avx512<>+2044(SB)/4, $0x3a385982
+DATA constants_avx512<>+2048(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2052(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2056(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2060(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2064(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2068(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2072(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2076(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2080(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2084(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2088(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2092(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2096(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2100(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2104(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2108(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+2112(SB)/4, $0xbad31181
+DATA constants_avx512<>+2116(SB)/4, $0xbad31181
+DATA constants_avx512<>+2120(SB)/4, $0xbad31181
+DATA constants_avx512<>+2124(SB)/4, $0xbad31181
+DATA constants_avx512<>+2128(SB)/4, $0xbad31181
+DATA constants_avx512<>+2132(SB)/4, $0xbad31181
+DATA constants_avx512<>+2136(SB)/4, $0xbad31181
+DATA constants_avx512<>+2140(SB)/4, $0xbad31181
+DATA constants_avx512<>+2144(SB)/4, $0xbad31181
+DATA constants_avx512<>+2148(SB)/4, $0xbad31181
+DATA constants_avx512<>+2152(SB)/4, $0xbad31181
+DATA constants_avx512<>+2156(SB)/4, $0xbad31181
+DATA constants_avx512<>+2160(SB)/4, $0xbad31181
+DATA constants_avx512<>+2164(SB)/4, $0xbad31181
+DATA constants_avx512<>+2168(SB)/4, $0xbad31181
+DATA constants_avx512<>+2172(SB)/4, $0xbad31181
+DATA constants_avx512<>+2176(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2180(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2184(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2188(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2192(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2196(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2200(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2204(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2208(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2212(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2216(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2220(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2224(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2228(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2232(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2236(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+2240(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2244(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2248(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2252(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2256(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2260(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2264(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2268(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2272(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2276(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2280(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2284(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2288(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2292(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2296(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2300(SB)/4, $0x3c175a23
+DATA constants_avx512<>+2304(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2308(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2312(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2316(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2320(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2324(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2328(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2332(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2336(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2340(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2344(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2348(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2352(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2356(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2360(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2364(SB)/4, $0x3e0727da
+DATA constants_avx512<>+2368(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2372(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2376(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2380(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2384(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2388(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2392(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2396(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2400(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2404(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2408(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2412(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2416(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2420(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2424(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2428(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+2432(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2436(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2440(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2444(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2448(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2452(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2456(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2460(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2464(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2468(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2472(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2476(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2480(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2484(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2488(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2492(SB)/4, $0x3f34e773
+DATA constants_avx512<>+2496(SB)/4, $0x00000000
+DATA constants_avx512<>+2500(SB)/4, $0x00000000
+DATA constants_avx512<>+2504(SB)/4, $0x00000000
+DATA constants_avx512<>+2508(SB)/4, $0x00000000
+DATA constants_avx512<>+2512(SB)/4, $0x00000000
+DATA constants_avx512<>+2516(SB)/4, $0x00000000
+DATA constants_avx512<>+2520(SB)/4, $0x00000000
+DATA constants_avx512<>+2524(SB)/4, $0x00000000
+DATA constants_avx512<>+2528(SB)/4, $0x00000000
+DATA constants_avx512<>+2532(SB)/4, $0x00000000
+DATA constants_avx512<>+2536(SB)/4, $0x00000000
+DATA constants_avx512<>+2540(SB)/4, $0x00000000
+DATA constants_avx512<>+2544(SB)/4, $0x00000000
+DATA constants_avx512<>+2548(SB)/4, $0x00000000
+DATA constants_avx512<>+2552(SB)/4, $0x00000000
+DATA constants_avx512<>+2556(SB)/4, $0x00000000
+DATA constants_avx512<>+2560(SB)/4, $0x2f800000
+DATA constants_avx512<>+2564(SB)/4, $0x2f800000
+DATA constants_avx512<>+2568(SB)/4, $0x2f800000
+DATA constants_avx512<>+2572(SB)/4, $0x2f800000
+DATA constants_avx512<>+2576(SB)/4, $0x2f800000
+DATA constants_avx512<>+2580(SB)/4, $0x2f800000
+DATA constants_avx512<>+2584(SB)/4, $0x2f800000
+DATA constants_avx512<>+2588(SB)/4, $0x2f800000
+DATA constants_avx512<>+2592(SB)/4, $0x2f800000
+DATA constants_avx512<>+2596(SB)/4, $0x2f800000
+DATA constants_avx512<>+2600(SB)/4, $0x2f800000
+DATA constants_avx512<>+2604(SB)/4, $0x2f800000
+DATA constants_avx512<>+2608(SB)/4, $0x2f800000
+DATA constants_avx512<>+2612(SB)/4, $0x2f800000
+DATA constants_avx512<>+2616(SB)/4, $0x2f800000
+DATA constants_avx512<>+2620(SB)/4, $0x2f800000
+DATA constants_avx512<>+2624(SB)/4, $0x71800000
+DATA constants_avx512<>+2628(SB)/4, $0x71800000
+DATA constants_avx512<>+2632(SB)/4, $0x71800000
+DATA constants_avx512<>+2636(SB)/4, $0x71800000
+DATA constants_avx512<>+2640(SB)/4, $0x71800000
+DATA constants_avx512<>+2644(SB)/4, $0x71800000
+DATA constants_avx512<>+2648(SB)/4, $0x71800000
+DATA constants_avx512<>+2652(SB)/4, $0x71800000
+DATA constants_avx512<>+2656(SB)/4, $0x71800000
+DATA constants_avx512<>+2660(SB)/4, $0x71800000
+DATA constants_avx512<>+2664(SB)/4, $0x71800000
+DATA constants_avx512<>+2668(SB)/4, $0x71800000
+DATA constants_avx512<>+2672(SB)/4, $0x71800000
+DATA constants_avx512<>+2676(SB)/4, $0x71800000
+DATA constants_avx512<>+2680(SB)/4, $0x71800000
+DATA constants_avx512<>+2684(SB)/4, $0x71800000
+DATA constants_avx512<>+2688(SB)/4, $0x30000000
+DATA constants_avx512<>+2692(SB)/4, $0x30000000
+DATA constants_avx512<>+2696(SB)/4, $0x30000000
+DATA constants_avx512<>+2700(SB)/4, $0x30000000
+DATA constants_avx512<>+2704(SB)/4, $0x30000000
+DATA constants_avx512<>+2708(SB)/4, $0x30000000
+DATA constants_avx512<>+2712(SB)/4, $0x30000000
+DATA constants_avx512<>+2716(SB)/4, $0x30000000
+DATA constants_avx512<>+2720(SB)/4, $0x30000000
+DATA constants_avx512<>+2724(SB)/4, $0x30000000
+DATA constants_avx512<>+2728(SB)/4, $0x30000000
+DATA constants_avx512<>+2732(SB)/4, $0x30000000
+DATA constants_avx512<>+2736(SB)/4, $0x30000000
+DATA constants_avx512<>+2740(SB)/4, $0x30000000
+DATA constants_avx512<>+2744(SB)/4, $0x30000000
+DATA constants_avx512<>+2748(SB)/4, $0x30000000
+DATA constants_avx512<>+2752(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2756(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2760(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2764(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2768(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2772(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2776(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2780(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2784(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2788(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2792(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2796(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2800(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2804(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2808(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2812(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+2816(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2820(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2824(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2828(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2832(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2836(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2840(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2844(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2848(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2852(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2856(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2860(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2864(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2868(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2872(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2876(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+2880(SB)/4, $0xff800000
+DATA constants_avx512<>+2884(SB)/4, $0xff800000
+DATA constants_avx512<>+2888(SB)/4, $0xff800000
+DATA constants_avx512<>+2892(SB)/4, $0xff800000
+DATA constants_avx512<>+2896(SB)/4, $0xff800000
+DATA constants_avx512<>+2900(SB)/4, $0xff800000
+DATA constants_avx512<>+2904(SB)/4, $0xff800000
+DATA constants_avx512<>+2908(SB)/4, $0xff800000
+DATA constants_avx512<>+2912(SB)/4, $0xff800000
+DATA constants_avx512<>+2916(SB)/4, $0xff800000
+DATA constants_avx512<>+2920(SB)/4, $0xff800000
+DATA constants_avx512<>+2924(SB)/4, $0xff800000
+DATA constants_avx512<>+2928(SB)/4, $0xff800000
+DATA constants_avx512<>+2932(SB)/4, $0xff800000
+DATA constants_avx512<>+2936(SB)/4, $0xff800000
+DATA constants_avx512<>+2940(SB)/4, $0xff800000
+DATA constants_avx512<>+2944(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2948(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2952(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2956(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2960(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2964(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2968(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2972(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2976(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2980(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2984(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2988(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2992(SB)/4, $0x42b00f34
+DATA constants_avx512<>+2996(SB)/4, $0x42b00f34
+DATA constants_avx512<>+3000(SB)/4, $0x42b00f34
+DATA constants_avx512<>+3004(SB)/4, $0x42b00f34
+DATA constants_avx512<>+3008(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3012(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3016(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3020(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3024(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3028(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3032(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3036(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3040(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3044(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3048(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3052(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3056(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3060(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3064(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3068(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+3072(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3076(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3080(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3084(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3088(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3092(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3096(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3100(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3104(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3108(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3112(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3116(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3120(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3124(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3128(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3132(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+3136(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3140(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3144(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3148(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3152(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3156(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3160(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3164(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3168(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3172(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3176(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3180(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3184(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3188(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3192(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3196(SB)/4, $0x7fffffff
+DATA constants_avx512<>+3200(SB)/4, $0x7f800000
+DATA constants_avx512<>+3204(SB)/4, $0x7f800000
+DATA constants_avx512<>+3208(SB)/4, $0x7f800000
+DATA constants_avx512<>+3212(SB)/4, $0x7f800000
+DATA constants_avx512<>+3216(SB)/4, $0x7f800000
+DATA constants_avx512<>+3220(SB)/4, $0x7f800000
+DATA constants_avx512<>+3224(SB)/4, $0x7f800000
+DATA constants_avx512<>+3228(SB)/4, $0x7f800000
+DATA constants_avx512<>+3232(SB)/4, $0x7f800000
+DATA constants_avx512<>+3236(SB)/4, $0x7f800000
+DATA constants_avx512<>+3240(SB)/4, $0x7f800000
+DATA constants_avx512<>+3244(SB)/4, $0x7f800000
+DATA constants_avx512<>+3248(SB)/4, $0x7f800000
+DATA constants_avx512<>+3252(SB)/4, $0x7f800000
+DATA constants_avx512<>+3256(SB)/4, $0x7f800000
+DATA constants_avx512<>+3260(SB)/4, $0x7f800000
+DATA constants_avx512<>+3264(SB)/4, $0x00400000
+DATA constants_avx512<>+3268(SB)/4, $0x00400000
+DATA constants_avx512<>+3272(SB)/4, $0x00400000
+DATA constants_avx512<>+3276(SB)/4, $0x00400000
+DATA constants_avx512<>+3280(SB)/4, $0x00400000
+DATA constants_avx512<>+3284(SB)/4, $0x00400000
+DATA constants_avx512<>+3288(SB)/4, $0x00400000
+DATA constants_avx512<>+3292(SB)/4, $0x00400000
+DATA constants_avx512<>+3296(SB)/4, $0x00400000
+DATA constants_avx512<>+3300(SB)/4, $0x00400000
+DATA constants_avx512<>+3304(SB)/4, $0x00400000
+DATA constants_avx512<>+3308(SB)/4, $0x00400000
+DATA constants_avx512<>+3312(SB)/4, $0x00400000
+DATA constants_avx512<>+3316(SB)/4, $0x00400000
+DATA constants_avx512<>+3320(SB)/4, $0x00400000
+DATA constants_avx512<>+3324(SB)/4, $0x00400000
+DATA constants_avx512<>+3328(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3332(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3336(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3340(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3344(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3348(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3352(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3356(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3360(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3364(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3368(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3372(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3376(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3380(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3384(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3388(SB)/4, $0x7fff0000
+DATA constants_avx512<>+3392(SB)/4, $0x00000001
+DATA constants_avx512<>+3396(SB)/4, $0x00000001
+DATA constants_avx512<>+3400(SB)/4, $0x00000001
+DATA constants_avx512<>+3404(SB)/4, $0x00000001
+DATA constants_avx512<>+3408(SB)/4, $0x00000001
+DATA constants_avx512<>+3412(SB)/4, $0x00000001
+DATA constants_avx512<>+3416(SB)/4, $0x00000001
+DATA constants_avx512<>+3420(SB)/4, $0x00000001
+DATA constants_avx512<>+3424(SB)/4, $0x00000001
+DATA constants_avx512<>+3428(SB)/4, $0x00000001
+DATA constants_avx512<>+3432(SB)/4, $0x00000001
+DATA constants_avx512<>+3436(SB)/4, $0x00000001
+DATA constants_avx512<>+3440(SB)/4, $0x00000001
+DATA constants_avx512<>+3444(SB)/4, $0x00000001
+DATA constants_avx512<>+3448(SB)/4, $0x00000001
+DATA constants_avx512<>+3452(SB)/4, $0x00000001
+DATA constants_avx512<>+3456(SB)/4, $0x00007fff
+DATA constants_avx512<>+3460(SB)/4, $0x00007fff
+DATA constants_avx512<>+3464(SB)/4, $0x00007fff
+DATA constants_avx512<>+3468(SB)/4, $0x00007fff
+DATA constants_avx512<>+3472(SB)/4, $0x00007fff
+DATA constants_avx512<>+3476(SB)/4, $0x00007fff
+DATA constants_avx512<>+3480(SB)/4, $0x00007fff
+DATA constants_avx512<>+3484(SB)/4, $0x00007fff
+DATA constants_avx512<>+3488(SB)/4, $0x00007fff
+DATA constants_avx512<>+3492(SB)/4, $0x00007fff
+DATA constants_avx512<>+3496(SB)/4, $0x00007fff
+DATA constants_avx512<>+3500(SB)/4, $0x00007fff
+DATA constants_avx512<>+3504(SB)/4, $0x00007fff
+DATA constants_avx512<>+3508(SB)/4, $0x00007fff
+DATA constants_avx512<>+3512(SB)/4, $0x00007fff
+DATA constants_avx512<>+3516(SB)/4, $0x00007fff
+DATA constants_avx512<>+3520(SB)/4, $0x00800000
+DATA constants_avx512<>+3524(SB)/4, $0x00800000
+DATA constants_avx512<>+3528(SB)/4, $0x00800000
+DATA constants_avx512<>+3532(SB)/4, $0x00800000
+DATA constants_avx512<>+3536(SB)/4, $0x00800000
+DATA constants_avx512<>+3540(SB)/4, $0x00800000
+DATA constants_avx512<>+3544(SB)/4, $0x00800000
+DATA constants_avx512<>+3548(SB)/4, $0x00800000
+DATA constants_avx512<>+3552(SB)/4, $0x00800000
+DATA constants_avx512<>+3556(SB)/4, $0x00800000
+DATA constants_avx512<>+3560(SB)/4, $0x00800000
+DATA constants_avx512<>+3564(SB)/4, $0x00800000
+DATA constants_avx512<>+3568(SB)/4, $0x00800000
+DATA constants_avx512<>+3572(SB)/4, $0x00800000
+DATA constants_avx512<>+3576(SB)/4, $0x00800000
+DATA constants_avx512<>+3580(SB)/4, $0x00800000
+DATA constants_avx512<>+3584(SB)/4, $0x80000000
+DATA constants_avx512<>+3588(SB)/4, $0x80000000
+DATA constants_avx512<>+3592(SB)/4, $0x80000000
+DATA constants_avx512<>+3596(SB)/4, $0x80000000
+DATA constants_avx512<>+3600(SB)/4, $0x80000000
+DATA constants_avx512<>+3604(SB)/4, $0x80000000
+DATA constants_avx512<>+3608(SB)/4, $0x80000000
+DATA constants_avx512<>+3612(SB)/4, $0x80000000
+DATA constants_avx512<>+3616(SB)/4, $0x80000000
+DATA constants_avx512<>+3620(SB)/4, $0x80000000
+DATA constants_avx512<>+3624(SB)/4, $0x80000000
+DATA constants_avx512<>+3628(SB)/4, $0x80000000
+DATA constants_avx512<>+3632(SB)/4, $0x80000000
+DATA constants_avx512<>+3636(SB)/4, $0x80000000
+DATA constants_avx512<>+3640(SB)/4, $0x80000000
+DATA constants_avx512<>+3644(SB)/4, $0x80000000
+DATA constants_avx512<>+3648(SB)/4, $0xffff0000
+DATA constants_avx512<>+3652(SB)/4, $0xffff0000
+DATA constants_avx512<>+3656(SB)/4, $0xffff0000
+DATA constants_avx512<>+3660(SB)/4, $0xffff0000
+DATA constants_avx512<>+3664(SB)/4, $0xffff0000
+DATA constants_avx512<>+3668(SB)/4, $0xffff0000
+DATA constants_avx512<>+3672(SB)/4, $0xffff0000
+DATA constants_avx512<>+3676(SB)/4, $0xffff0000
+DATA constants_avx512<>+3680(SB)/4, $0xffff0000
+DATA constants_avx512<>+3684(SB)/4, $0xffff0000
+DATA constants_avx512<>+3688(SB)/4, $0xffff0000
+DATA constants_avx512<>+3692(SB)/4, $0xffff0000
+DATA constants_avx512<>+3696(SB)/4, $0xffff0000
+DATA constants_avx512<>+3700(SB)/4, $0xffff0000
+DATA constants_avx512<>+3704(SB)/4, $0xffff0000
+DATA constants_avx512<>+3708(SB)/4, $0xffff0000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $3712

@@ -249,8 +249,8 @@ skip13:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+288(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
 skip14:
@@ -1642,8 +1642,8 @@ skip50:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+288(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y12
-	VMULPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y2, Y0
@@ -1663,8 +1663,8 @@ skip50:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y4, Y0
@@ -1684,8 +1684,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y6, Y0
@@ -1705,8 +1705,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y8, Y0
@@ -1726,8 +1726,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y10, Y0
@@ -1747,8 +1747,8 @@ skip50:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y0
-	VMULPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y10, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
 skip51:
@@ -2673,8 +2673,8 @@ skip84:
 	VPADDD      Y3, Y4, Y4
 	VMOVAPS     Y4, Y2
 	VADDPS      constants_avx2<>+288(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
+	VDIVPS      Y2, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 
 skip85:
@@ -3534,8 +3534,8 @@ skip107:
 	VPADDD      Y13, Y14, Y14
 	VMOVAPS     Y14, Y12
 	VADDPS      constants_avx2<>+288(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y12
-	VMULPS      Y12, Y1, Y1
+	VDIVPS      Y12, Y0, Y0
+	VMULPS      Y0, Y1, Y1
 	VMOVUPS     Y1, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y2, Y0
@@ -3555,8 +3555,8 @@ skip107:
 	VPADDD      Y1, Y12, Y12
 	VMOVAPS     Y12, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y0
-	VMULPS      Y0, Y3, Y3
+	VDIVPS      Y0, Y2, Y2
+	VMULPS      Y2, Y3, Y3
 	VMOVUPS     Y3, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y4, Y0
@@ -3576,8 +3576,8 @@ skip107:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y0
-	VMULPS      Y0, Y5, Y5
+	VDIVPS      Y0, Y4, Y4
+	VMULPS      Y4, Y5, Y5
 	VMOVUPS     Y5, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y6, Y0
@@ -3597,8 +3597,8 @@ skip107:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y0
-	VMULPS      Y0, Y7, Y7
+	VDIVPS      Y0, Y6, Y6
+	VMULPS      Y6, Y7, Y7
 	VMOVUPS     Y7, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y8, Y0
@@ -3618,8 +3618,8 @@ skip107:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y0
-	VMULPS      Y0, Y9, Y9
+	VDIVPS      Y0, Y8, Y8
+	VMULPS      Y8, Y9, Y9
 	VMOVUPS     Y9, (DX)
 	ADDQ        BX, DX
 	VMULPS      constants_avx2<>+0(SB), Y10, Y0
@@ -3639,8 +3639,8 @@ skip107:
 	VPADDD      Y1, Y2, Y2
 	VMOVAPS     Y2, Y0
 	VADDPS      constants_avx2<>+288(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y0
-	VMULPS      Y0, Y11, Y11
+	VDIVPS      Y0, Y10, Y10
+	VMULPS      Y10, Y11, Y11
 	VMOVUPS     Y11, (DX)
 
 skip108:

@@ -225,8 +225,8 @@ skip13:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
 skip14:
@@ -2502,217 +2502,217 @@ skip50:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z24
-	VMULPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z2, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z24
-	VMULPS      Z24, Z3, Z3
+	VMULPS      constants_avx512<>+0(SB), Z2, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z24
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z24
+	VSCALEFPS   Z1, Z24, Z24
+	VMOVAPS     Z24, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z2, Z2
+	VMULPS      Z2, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z4, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z24
-	VMULPS      Z24, Z5, Z5
+	VMULPS      constants_avx512<>+0(SB), Z4, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z4, Z4
+	VMULPS      Z4, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z6, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z24
-	VMULPS      Z24, Z7, Z7
+	VMULPS      constants_avx512<>+0(SB), Z6, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z6, Z6
+	VMULPS      Z6, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z8, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z24
-	VMULPS      Z24, Z9, Z9
+	VMULPS      constants_avx512<>+0(SB), Z8, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z8, Z8
+	VMULPS      Z8, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z10, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z24
-	VMULPS      Z24, Z11, Z11
+	VMULPS      constants_avx512<>+0(SB), Z10, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z10, Z10
+	VMULPS      Z10, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z12, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z24
-	VMULPS      Z24, Z13, Z13
+	VMULPS      constants_avx512<>+0(SB), Z12, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z12, Z12
+	VMULPS      Z12, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z14, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z24
-	VMULPS      Z24, Z15, Z15
+	VMULPS      constants_avx512<>+0(SB), Z14, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z14, Z14
+	VMULPS      Z14, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z16, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z24
-	VMULPS      Z24, Z17, Z17
+	VMULPS      constants_avx512<>+0(SB), Z16, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z16, Z16
+	VMULPS      Z16, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z18, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z24
-	VMULPS      Z24, Z19, Z19
+	VMULPS      constants_avx512<>+0(SB), Z18, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z18, Z18
+	VMULPS      Z18, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z20, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z24
-	VMULPS      Z24, Z21, Z21
+	VMULPS      constants_avx512<>+0(SB), Z20, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z20, Z20
+	VMULPS      Z20, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z22, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z24
-	VMULPS      Z24, Z23, Z23
+	VMULPS      constants_avx512<>+0(SB), Z22, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z22, Z22
+	VMULPS      Z22, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
 skip51:
@@ -4416,8 +4416,8 @@ skip91:
 	VSCALEFPS   Z3, Z4, Z4
 	VMOVAPS     Z4, Z2
 	VADDPS      constants_avx512<>+576(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
+	VDIVPS      Z2, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)
 
 skip92:
@@ -5809,217 +5809,217 @@ skip114:
 	VSCALEFPS   Z25, Z26, Z26
 	VMOVAPS     Z26, Z24
 	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z24
-	VMULPS      Z24, Z1, Z1
+	VDIVPS      Z24, Z0, Z0
+	VMULPS      Z0, Z1, Z1
 	VMOVUPS     Z1, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z2, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z24
-	VMULPS      Z24, Z3, Z3
+	VMULPS      constants_avx512<>+0(SB), Z2, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z24
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z24
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z24
+	VSCALEFPS   Z1, Z24, Z24
+	VMOVAPS     Z24, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z2, Z2
+	VMULPS      Z2, Z3, Z3
 	VMOVUPS     Z3, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z4, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z24
-	VMULPS      Z24, Z5, Z5
+	VMULPS      constants_avx512<>+0(SB), Z4, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z4, Z4
+	VMULPS      Z4, Z5, Z5
 	VMOVUPS     Z5, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z6, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z24
-	VMULPS      Z24, Z7, Z7
+	VMULPS      constants_avx512<>+0(SB), Z6, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z6, Z6
+	VMULPS      Z6, Z7, Z7
 	VMOVUPS     Z7, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z8, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z24
-	VMULPS      Z24, Z9, Z9
+	VMULPS      constants_avx512<>+0(SB), Z8, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z8, Z8
+	VMULPS      Z8, Z9, Z9
 	VMOVUPS     Z9, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z10, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z24
-	VMULPS      Z24, Z11, Z11
+	VMULPS      constants_avx512<>+0(SB), Z10, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z10, Z10
+	VMULPS      Z10, Z11, Z11
 	VMOVUPS     Z11, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z12, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z24
-	VMULPS      Z24, Z13, Z13
+	VMULPS      constants_avx512<>+0(SB), Z12, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z12, Z12
+	VMULPS      Z12, Z13, Z13
 	VMOVUPS     Z13, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z14, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z24
-	VMULPS      Z24, Z15, Z15
+	VMULPS      constants_avx512<>+0(SB), Z14, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z14, Z14
+	VMULPS      Z14, Z15, Z15
 	VMOVUPS     Z15, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z16, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z24
-	VMULPS      Z24, Z17, Z17
+	VMULPS      constants_avx512<>+0(SB), Z16, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z16, Z16
+	VMULPS      Z16, Z17, Z17
 	VMOVUPS     Z17, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z18, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z24
-	VMULPS      Z24, Z19, Z19
+	VMULPS      constants_avx512<>+0(SB), Z18, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z18, Z18
+	VMULPS      Z18, Z19, Z19
 	VMOVUPS     Z19, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z20, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z24
-	VMULPS      Z24, Z21, Z21
+	VMULPS      constants_avx512<>+0(SB), Z20, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z20, Z20
+	VMULPS      Z20, Z21, Z21
 	VMOVUPS     Z21, (DX)
 	ADDQ        BX, DX
-	VMULPS      constants_avx512<>+0(SB), Z22, Z24
-	VMINPS      constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+128(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+576(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z24
-	VMULPS      Z24, Z23, Z23
+	VMULPS      constants_avx512<>+0(SB), Z22, Z0
+	VMINPS      constants_avx512<>+64(SB), Z0, Z0
+	VMAXPS      constants_avx512<>+128(SB), Z0, Z0
+	VRNDSCALEPS $0x08, Z0, Z1
+	VSUBPS      Z1, Z0, Z0
+	VMOVUPS     constants_avx512<>+192(SB), Z2
+	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
+	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VSCALEFPS   Z1, Z2, Z2
+	VMOVAPS     Z2, Z0
+	VADDPS      constants_avx512<>+576(SB), Z0, Z0
+	VDIVPS      Z0, Z22, Z22
+	VMULPS      Z22, Z23, Z23
 	VMOVUPS     Z23, (DX)
 
 skip115:

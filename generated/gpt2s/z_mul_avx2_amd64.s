@@ -863,53 +863,67 @@ skip33:
 	VMOVUPS Y1, 32(DX)
 
 skip34:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row35:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row35
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
@@ -924,7 +938,7 @@ TEXT ·mul_f32_k192_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile35:
+tile36:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -937,7 +951,7 @@ tile35:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000030, SI
 
-k36:
+k37:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -961,26 +975,26 @@ k36:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k36
+	JNZ          k37
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip37
+	JZ           skip38
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip37:
+skip38:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip38
+	JZ     skip39
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip38:
+skip39:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip39
+	JZ      skip40
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -989,17 +1003,17 @@ skip38:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip39:
+skip40:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip40
+	JZ     skip41
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip40:
+skip41:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1009,7 +1023,7 @@ skip40:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile35
+	JL      tile36
 	VZEROUPPER
 	RET
 
@@ -1019,7 +1033,7 @@ TEXT ·mul_f32_k192a192c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile41:
+tile42:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1058,14 +1072,14 @@ tile41:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead42
+	JNZ        ahead43
 	MOVQ       DX, BX
 
-ahead42:
+ahead43:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k43:
+k44:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -1152,10 +1166,10 @@ k43:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k43
+	JNZ          k44
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip44
+	JZ           skip45
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1170,9 +1184,9 @@ k43:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip44:
+skip45:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip45
+	JZ     skip46
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1195,10 +1209,10 @@ skip44:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip45:
+skip46:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip46
+	JZ      skip47
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1223,10 +1237,10 @@ skip45:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip46:
+skip47:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip47
+	JZ     skip48
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1249,7 +1263,7 @@ skip46:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip47:
+skip48:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1275,7 +1289,7 @@ skip47:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile41
+	JL      tile42
 	VZEROUPPER
 	RET
 
@@ -1285,7 +1299,7 @@ TEXT ·mul_f32_k192a192c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile48:
+tile49:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1324,7 +1338,7 @@ tile48:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip49
+	JZ         skip50
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -1341,17 +1355,17 @@ tile48:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip49:
+skip50:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead50
+	JNZ   ahead51
 	MOVQ  DX, BX
 
-ahead50:
+ahead51:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k51:
+k52:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -1438,10 +1452,10 @@ k51:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k51
+	JNZ          k52
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip52
+	JZ           skip53
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -1456,9 +1470,9 @@ k51:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip52:
+skip53:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip53
+	JZ     skip54
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1481,10 +1495,10 @@ skip52:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip53:
+skip54:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip54
+	JZ      skip55
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -1509,10 +1523,10 @@ skip53:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip54:
+skip55:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip55
+	JZ     skip56
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -1535,10 +1549,10 @@ skip54:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip55:
+skip56:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip56
+	JZ      skip57
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -1561,285 +1575,89 @@ skip55:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip56:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip57:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row58:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row58
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile48
+	JL          tile49
 	VZEROUPPER
 	RET
 
@@ -1849,7 +1667,7 @@ TEXT ·mul_f32_k192a192c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile57:
+tile59:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -1888,14 +1706,14 @@ tile57:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead58
+	JNZ        ahead60
 	MOVQ       DX, BX
 
-ahead58:
+ahead60:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k59:
+k61:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -1982,10 +1800,10 @@ k59:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k59
+	JNZ          k61
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip60
+	JZ           skip62
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2000,9 +1818,9 @@ k59:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip60:
+skip62:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip61
+	JZ     skip63
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2025,10 +1843,10 @@ skip60:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip61:
+skip63:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip62
+	JZ      skip64
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2053,10 +1871,10 @@ skip61:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip62:
+skip64:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip63
+	JZ     skip65
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2079,7 +1897,7 @@ skip62:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip63:
+skip65:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2105,7 +1923,7 @@ skip63:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile57
+	JL      tile59
 	VZEROUPPER
 	RET
 
@@ -2115,7 +1933,7 @@ TEXT ·mul_f32_k192a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile64:
+tile66:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2154,7 +1972,7 @@ tile64:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip65
+	JZ         skip67
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -2171,17 +1989,17 @@ tile64:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip65:
+skip67:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead66
+	JNZ   ahead68
 	MOVQ  DX, BX
 
-ahead66:
+ahead68:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k67:
+k69:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -2268,10 +2086,10 @@ k67:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k67
+	JNZ          k69
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip68
+	JZ           skip70
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2286,9 +2104,9 @@ k67:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip68:
+skip70:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip69
+	JZ     skip71
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2311,10 +2129,10 @@ skip68:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip69:
+skip71:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip70
+	JZ      skip72
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -2339,10 +2157,10 @@ skip69:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip70:
+skip72:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip71
+	JZ     skip73
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2365,10 +2183,10 @@ skip70:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip71:
+skip73:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip72
+	JZ      skip74
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2391,285 +2209,89 @@ skip71:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip72:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip74:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row75:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row75
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile64
+	JL          tile66
 	VZEROUPPER
 	RET
 
@@ -2679,7 +2301,7 @@ TEXT ·mul_f32_k192a768c768_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile73:
+tile76:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -2712,14 +2334,14 @@ tile73:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead74
+	JNZ        ahead77
 	MOVQ       DX, BX
 
-ahead74:
+ahead77:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k75:
+k78:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -2806,10 +2428,10 @@ k75:
 	ADDQ         $+768, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k75
+	JNZ          k78
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip76
+	JZ           skip79
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -2824,9 +2446,9 @@ k75:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip76:
+skip79:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip77
+	JZ     skip80
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2849,10 +2471,10 @@ skip76:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip77:
+skip80:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip78
+	JZ      skip81
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2871,10 +2493,10 @@ skip77:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip78:
+skip81:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip79
+	JZ     skip82
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -2897,7 +2519,7 @@ skip78:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip79:
+skip82:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -2923,7 +2545,7 @@ skip79:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile73
+	JL      tile76
 	VZEROUPPER
 	RET
 
@@ -2933,7 +2555,7 @@ TEXT ·mul_f32_k192s4x192_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile80:
+tile83:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -2952,10 +2574,10 @@ tile80:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000004, SI
 
-seg81:
+seg84:
 	MOVQ $0x0000000c, DI
 
-k82:
+k85:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -2979,29 +2601,29 @@ k82:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k82
+	JNZ          k85
 	ADDQ         $+576, BX
 	DECQ         SI
-	JNZ          seg81
+	JNZ          seg84
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip83
+	JZ           skip86
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip83:
+skip86:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip84
+	JZ     skip87
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip84:
+skip87:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip85
+	JZ      skip88
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3016,17 +2638,17 @@ skip84:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip85:
+skip88:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip86
+	JZ     skip89
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip86:
+skip89:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3036,7 +2658,7 @@ skip86:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile80
+	JL      tile83
 	VZEROUPPER
 	RET
 
@@ -3046,7 +2668,7 @@ TEXT ·mul_f32_k192s4x192a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile87:
+tile90:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3085,17 +2707,17 @@ tile87:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead88
+	JNZ        ahead91
 	MOVQ       DX, BX
 
-ahead88:
+ahead91:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg89:
+seg92:
 	MOVQ $0x0000000c, R8
 
-k90:
+k93:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -3182,13 +2804,13 @@ k90:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k90
+	JNZ          k93
 	ADDQ         $+576, SI
 	DECQ         DI
-	JNZ          seg89
+	JNZ          seg92
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip91
+	JZ           skip94
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3203,9 +2825,9 @@ k90:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip91:
+skip94:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip92
+	JZ     skip95
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3228,10 +2850,10 @@ skip91:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip92:
+skip95:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip93
+	JZ      skip96
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3256,10 +2878,10 @@ skip92:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip93:
+skip96:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip94
+	JZ     skip97
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3282,7 +2904,7 @@ skip93:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip94:
+skip97:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3308,7 +2930,7 @@ skip94:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile87
+	JL      tile90
 	VZEROUPPER
 	RET
 
@@ -3318,7 +2940,7 @@ TEXT ·mul_f32_k192s4x192a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile95:
+tile98:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3357,17 +2979,17 @@ tile95:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead96
+	JNZ        ahead99
 	MOVQ       DX, BX
 
-ahead96:
+ahead99:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg97:
+seg100:
 	MOVQ $0x0000000c, R8
 
-k98:
+k101:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -3454,13 +3076,13 @@ k98:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k98
+	JNZ          k101
 	ADDQ         $+576, SI
 	DECQ         DI
-	JNZ          seg97
+	JNZ          seg100
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip99
+	JZ           skip102
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3475,9 +3097,9 @@ k98:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip99:
+skip102:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip100
+	JZ     skip103
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3500,10 +3122,10 @@ skip99:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip100:
+skip103:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip101
+	JZ      skip104
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3528,10 +3150,10 @@ skip100:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip101:
+skip104:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip102
+	JZ     skip105
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3554,7 +3176,7 @@ skip101:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip102:
+skip105:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3580,7 +3202,7 @@ skip102:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile95
+	JL      tile98
 	VZEROUPPER
 	RET
 
@@ -3590,7 +3212,7 @@ TEXT ·mul_f32_k192t4_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile103:
+tile106:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -3609,7 +3231,7 @@ tile103:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000030, SI
 
-k104:
+k107:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -3633,26 +3255,26 @@ k104:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	DECQ         SI
-	JNZ          k104
+	JNZ          k107
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip105
+	JZ           skip108
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip105:
+skip108:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip106
+	JZ     skip109
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip106:
+skip109:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip107
+	JZ      skip110
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3667,17 +3289,17 @@ skip106:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip107:
+skip110:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip108
+	JZ     skip111
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip108:
+skip111:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3687,7 +3309,7 @@ skip108:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile103
+	JL      tile106
 	VZEROUPPER
 	RET
 
@@ -3697,7 +3319,7 @@ TEXT ·mul_f32_k192t4a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile109:
+tile112:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -3736,14 +3358,14 @@ tile109:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead110
+	JNZ        ahead113
 	MOVQ       DX, BX
 
-ahead110:
+ahead113:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k111:
+k114:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -3830,10 +3452,10 @@ k111:
 	ADDQ         $+512, DX
 	ADDQ         $+64, SI
 	DECQ         DI
-	JNZ          k111
+	JNZ          k114
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip112
+	JZ           skip115
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -3848,9 +3470,9 @@ k111:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip112:
+skip115:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip113
+	JZ     skip116
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3873,10 +3495,10 @@ skip112:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip113:
+skip116:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip114
+	JZ      skip117
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -3901,10 +3523,10 @@ skip113:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip114:
+skip117:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip115
+	JZ     skip118
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -3927,7 +3549,7 @@ skip114:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip115:
+skip118:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -3953,7 +3575,7 @@ skip115:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile109
+	JL      tile112
 	VZEROUPPER
 	RET
 
@@ -3963,7 +3585,7 @@ TEXT ·mul_f32_k256_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile116:
+tile119:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -3982,7 +3604,7 @@ tile116:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000040, SI
 
-k117:
+k120:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -4006,26 +3628,26 @@ k117:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k117
+	JNZ          k120
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip118
+	JZ           skip121
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip118:
+skip121:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip119
+	JZ     skip122
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip119:
+skip122:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip120
+	JZ      skip123
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4040,17 +3662,17 @@ skip119:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip120:
+skip123:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip121
+	JZ     skip124
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip121:
+skip124:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4060,7 +3682,7 @@ skip121:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile116
+	JL      tile119
 	VZEROUPPER
 	RET
 
@@ -4070,7 +3692,7 @@ TEXT ·mul_f32_k256_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile122:
+tile125:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -4088,17 +3710,17 @@ tile122:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip123
+	JZ         skip126
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip123:
+skip126:
 	MOVQ (AX), BX
 	MOVQ $0x00000040, SI
 
-k124:
+k127:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -4122,26 +3744,26 @@ k124:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k124
+	JNZ          k127
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip125
+	JZ           skip128
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip125:
+skip128:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip126
+	JZ     skip129
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip126:
+skip129:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip127
+	JZ      skip130
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4156,79 +3778,93 @@ skip126:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip127:
+skip130:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip128
+	JZ     skip131
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip128:
+skip131:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip129
+	JZ      skip132
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip129:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+skip132:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row133:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row133
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile122
+	JL          tile125
 	VZEROUPPER
 	RET
 
@@ -4238,7 +3874,7 @@ TEXT ·mul_f32_k256a256c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile130:
+tile134:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4277,7 +3913,7 @@ tile130:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip131
+	JZ         skip135
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -4294,17 +3930,17 @@ tile130:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip131:
+skip135:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead132
+	JNZ   ahead136
 	MOVQ  DX, BX
 
-ahead132:
+ahead136:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k133:
+k137:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -4391,10 +4027,10 @@ k133:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k133
+	JNZ          k137
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip134
+	JZ           skip138
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4409,9 +4045,9 @@ k133:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip134:
+skip138:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip135
+	JZ     skip139
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4434,10 +4070,10 @@ skip134:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip135:
+skip139:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip136
+	JZ      skip140
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -4462,10 +4098,10 @@ skip135:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip136:
+skip140:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip137
+	JZ     skip141
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4488,10 +4124,10 @@ skip136:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip137:
+skip141:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip138
+	JZ      skip142
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -4514,285 +4150,89 @@ skip137:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip138:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip142:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row143:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row143
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile130
+	JL          tile134
 	VZEROUPPER
 	RET
 
@@ -4802,7 +4242,7 @@ TEXT ·mul_f32_k256a256c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile139:
+tile144:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -4841,14 +4281,14 @@ tile139:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead140
+	JNZ        ahead145
 	MOVQ       DX, BX
 
-ahead140:
+ahead145:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k141:
+k146:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -4935,10 +4375,10 @@ k141:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k141
+	JNZ          k146
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip142
+	JZ           skip147
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -4953,9 +4393,9 @@ k141:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip142:
+skip147:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip143
+	JZ     skip148
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -4978,10 +4418,10 @@ skip142:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip143:
+skip148:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip144
+	JZ      skip149
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -5006,223 +4446,11 @@ skip143:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip144:
+skip149:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip145
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip145:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile139
-	VZEROUPPER
-	RET
-
-// func mul_f32_k256a512c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k256a512c3072_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile146:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead147
-	MOVQ       DX, BX
-
-ahead147:
-	MOVQ (AX), SI
-	MOVQ $0x00000040, DI
-
-k148:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2048(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4096(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6144(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8192(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10240(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2052(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4100(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6148(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8196(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10244(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2056(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4104(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6152(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8200(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10248(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2060(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4108(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6156(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8204(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10252(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k148
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip149
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip149:
-	TESTL  $0x00000001, 132(AX)
 	JZ     skip150
-	MOVQ   16(AX), DX
+	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -5245,60 +4473,6 @@ skip149:
 	VADDPS 32(DX), Y11, Y11
 
 skip150:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip151
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip151:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip152
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip152:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5324,17 +4498,17 @@ skip152:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile146
+	JL      tile144
 	VZEROUPPER
 	RET
 
-// func mul_f32_k256a512c768_6x32_avx2(a *byte)
+// func mul_f32_k256a512c3072_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k256a512c768_6x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k256a512c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile153:
+tile151:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5373,14 +4547,14 @@ tile153:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead154
+	JNZ        ahead152
 	MOVQ       DX, BX
 
-ahead154:
+ahead152:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k155:
+k153:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -5467,10 +4641,10 @@ k155:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k155
+	JNZ          k153
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip156
+	JZ           skip154
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -5485,10 +4659,64 @@ k155:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip156:
+skip154:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip157
+	JZ     skip155
 	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip155:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip156
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip156:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip157
+	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -5511,60 +4739,6 @@ skip156:
 	VADDPS 32(DX), Y11, Y11
 
 skip157:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip158
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip158:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip159
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip159:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -5590,292 +4764,17 @@ skip159:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile153
+	JL      tile151
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384_1x32_avx2(a *byte)
+// func mul_f32_k256a512c768_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384_1x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k256a512c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile160:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       (AX), BX
-	MOVQ       $0x00000060, SI
-
-k161:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      128(DX), Y2
-	VMOVUPS      160(DX), Y3
-	VBROADCASTSS 4(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      256(DX), Y2
-	VMOVUPS      288(DX), Y3
-	VBROADCASTSS 8(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      384(DX), Y2
-	VMOVUPS      416(DX), Y3
-	VBROADCASTSS 12(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k161
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip162
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
-
-skip162:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip163
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip163:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip164
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip164:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip165
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip165:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile160
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384_1x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_k384_1x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile166:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip167
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-
-skip167:
-	MOVQ (AX), BX
-	MOVQ $0x00000060, SI
-
-k168:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      128(DX), Y2
-	VMOVUPS      160(DX), Y3
-	VBROADCASTSS 4(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      256(DX), Y2
-	VMOVUPS      288(DX), Y3
-	VBROADCASTSS 8(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      384(DX), Y2
-	VMOVUPS      416(DX), Y3
-	VBROADCASTSS 12(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k168
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip169
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
-
-skip169:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip170
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip170:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip171
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip171:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip172
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip172:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip173
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-
-skip173:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	ADDQ        DX, DX
-	CMPQ        CX, DX
-	JL          tile166
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a384c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384a384c3072_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile174:
+tile158:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -5914,32 +4813,32 @@ tile174:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead175
+	JNZ        ahead159
 	MOVQ       DX, BX
 
-ahead175:
+ahead159:
 	MOVQ (AX), SI
-	MOVQ $0x00000060, DI
+	MOVQ $0x00000040, DI
 
-k176:
+k160:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1536(SI), Y14
+	VBROADCASTSS 2048(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3072(SI), Y14
+	VBROADCASTSS 4096(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4608(SI), Y14
+	VBROADCASTSS 6144(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6144(SI), Y14
+	VBROADCASTSS 8192(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7680(SI), Y14
+	VBROADCASTSS 10240(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      128(DX), Y12
@@ -5947,19 +4846,19 @@ k176:
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1540(SI), Y14
+	VBROADCASTSS 2052(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3076(SI), Y14
+	VBROADCASTSS 4100(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4612(SI), Y14
+	VBROADCASTSS 6148(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6148(SI), Y14
+	VBROADCASTSS 8196(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7684(SI), Y14
+	VBROADCASTSS 10244(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      256(DX), Y12
@@ -5967,19 +4866,19 @@ k176:
 	VBROADCASTSS 8(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1544(SI), Y14
+	VBROADCASTSS 2056(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3080(SI), Y14
+	VBROADCASTSS 4104(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4616(SI), Y14
+	VBROADCASTSS 6152(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6152(SI), Y14
+	VBROADCASTSS 8200(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7688(SI), Y14
+	VBROADCASTSS 10248(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      384(DX), Y12
@@ -5987,19 +4886,19 @@ k176:
 	VBROADCASTSS 12(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 1548(SI), Y14
+	VBROADCASTSS 2060(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 3084(SI), Y14
+	VBROADCASTSS 4108(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 4620(SI), Y14
+	VBROADCASTSS 6156(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 6156(SI), Y14
+	VBROADCASTSS 8204(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 7692(SI), Y14
+	VBROADCASTSS 10252(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	PREFETCHT1   (BX)
@@ -6008,10 +4907,10 @@ k176:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k176
+	JNZ          k160
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip177
+	JZ           skip161
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -6026,9 +4925,9 @@ k176:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip177:
+skip161:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip178
+	JZ     skip162
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6051,10 +4950,10 @@ skip177:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip178:
+skip162:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip179
+	JZ      skip163
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6079,10 +4978,10 @@ skip178:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip179:
+skip163:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip180
+	JZ     skip164
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6105,7 +5004,7 @@ skip179:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip180:
+skip164:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6131,17 +5030,306 @@ skip180:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile174
+	JL      tile158
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a384c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_k384a384c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384_1x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile181:
+tile165:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k166:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS 4(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      256(DX), Y2
+	VMOVUPS      288(DX), Y3
+	VBROADCASTSS 8(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS 12(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k166
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip167
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip167:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip168
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip168:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip169
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip169:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip170
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip170:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile165
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384_1x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k384_1x32_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile171:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip172
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+
+skip172:
+	MOVQ (AX), BX
+	MOVQ $0x00000060, SI
+
+k173:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS 4(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      256(DX), Y2
+	VMOVUPS      288(DX), Y3
+	VBROADCASTSS 8(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS 12(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k173
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip174
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip174:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip175
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip175:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip176
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip176:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip177
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip177:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip178
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+
+skip178:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row179:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row179
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile171
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a384c3072_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a384c3072_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile180:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6178,36 +5366,16 @@ tile181:
 	PREFETCHT0 (BX)
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
+	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JZ         skip182
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
+	JNZ        ahead181
+	MOVQ       DX, BX
 
-skip182:
-	MOVQ  120(AX), BX
-	TESTQ BX, BX
-	JNZ   ahead183
-	MOVQ  DX, BX
-
-ahead183:
+ahead181:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k184:
+k182:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -6294,10 +5462,10 @@ k184:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k184
+	JNZ          k182
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip185
+	JZ           skip183
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -6312,10 +5480,64 @@ k184:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip185:
+skip183:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip186
+	JZ     skip184
 	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip184:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip185
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip185:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip186
+	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -6338,67 +5560,10 @@ skip185:
 	VADDPS 32(DX), Y11, Y11
 
 skip186:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip187
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip187:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip188
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip188:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip189
-	MOVQ    40(AX), DX
+	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    88(AX), BX
+	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    BX, DX
@@ -6416,296 +5581,21 @@ skip188:
 	ADDQ    BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
-
-skip189:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	ADDQ        DX, DX
-	CMPQ        CX, DX
-	JL          tile181
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile180
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a384c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384a384c768_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384a384c3072_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k384a384c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile190:
+tile187:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -6742,16 +5632,36 @@ tile190:
 	PREFETCHT0 (BX)
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
+	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead191
-	MOVQ       DX, BX
+	JZ         skip188
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-ahead191:
+skip188:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead189
+	MOVQ  DX, BX
+
+ahead189:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k192:
+k190:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -6838,10 +5748,10 @@ k192:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k192
+	JNZ          k190
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip193
+	JZ           skip191
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -6856,9 +5766,9 @@ k192:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip193:
+skip191:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip194
+	JZ     skip192
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6881,10 +5791,10 @@ skip193:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip194:
+skip192:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip195
+	JZ      skip193
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -6909,10 +5819,10 @@ skip194:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip195:
+skip193:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip196
+	JZ     skip194
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -6935,7 +5845,33 @@ skip195:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip196:
+skip194:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip195
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip195:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -6957,17 +5893,73 @@ skip196:
 	ADDQ    BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile190
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row196:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row196
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile187
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a768c256_6x32_avx2(a *byte)
+// func mul_f32_k384a384c768_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384a768c256_6x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k384a384c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -7023,19 +6015,19 @@ k199:
 	VBROADCASTSS (SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(SI), Y14
+	VBROADCASTSS 1536(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(SI), Y14
+	VBROADCASTSS 3072(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(SI), Y14
+	VBROADCASTSS 4608(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(SI), Y14
+	VBROADCASTSS 6144(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(SI), Y14
+	VBROADCASTSS 7680(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      128(DX), Y12
@@ -7043,19 +6035,19 @@ k199:
 	VBROADCASTSS 4(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(SI), Y14
+	VBROADCASTSS 1540(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(SI), Y14
+	VBROADCASTSS 3076(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(SI), Y14
+	VBROADCASTSS 4612(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(SI), Y14
+	VBROADCASTSS 6148(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(SI), Y14
+	VBROADCASTSS 7684(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      256(DX), Y12
@@ -7063,19 +6055,19 @@ k199:
 	VBROADCASTSS 8(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(SI), Y14
+	VBROADCASTSS 1544(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(SI), Y14
+	VBROADCASTSS 3080(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(SI), Y14
+	VBROADCASTSS 4616(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(SI), Y14
+	VBROADCASTSS 6152(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(SI), Y14
+	VBROADCASTSS 7688(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	VMOVUPS      384(DX), Y12
@@ -7083,19 +6075,19 @@ k199:
 	VBROADCASTSS 12(SI), Y14
 	VFMADD231PS  Y12, Y14, Y0
 	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(SI), Y14
+	VBROADCASTSS 1548(SI), Y14
 	VFMADD231PS  Y12, Y14, Y2
 	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(SI), Y14
+	VBROADCASTSS 3084(SI), Y14
 	VFMADD231PS  Y12, Y14, Y4
 	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(SI), Y14
+	VBROADCASTSS 4620(SI), Y14
 	VFMADD231PS  Y12, Y14, Y6
 	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(SI), Y14
+	VBROADCASTSS 6156(SI), Y14
 	VFMADD231PS  Y12, Y14, Y8
 	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(SI), Y14
+	VBROADCASTSS 7692(SI), Y14
 	VFMADD231PS  Y12, Y14, Y10
 	VFMADD231PS  Y13, Y14, Y11
 	PREFETCHT1   (BX)
@@ -7231,9 +6223,9 @@ skip203:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a768c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_k384a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384a768c256_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a768c256_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -7274,36 +6266,16 @@ tile204:
 	PREFETCHT0 (BX)
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
+	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JZ         skip205
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
+	JNZ        ahead205
+	MOVQ       DX, BX
 
-skip205:
-	MOVQ  120(AX), BX
-	TESTQ BX, BX
-	JNZ   ahead206
-	MOVQ  DX, BX
-
-ahead206:
+ahead205:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k207:
+k206:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -7390,10 +6362,10 @@ k207:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k207
+	JNZ          k206
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip208
+	JZ           skip207
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7408,9 +6380,9 @@ k207:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip208:
+skip207:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip209
+	JZ     skip208
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7433,10 +6405,10 @@ skip208:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip209:
+skip208:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip210
+	JZ      skip209
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -7461,10 +6433,10 @@ skip209:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip210:
+skip209:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip211
+	JZ     skip210
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7487,14 +6459,11 @@ skip210:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip211:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip212
-	MOVQ    40(AX), DX
+skip210:
+	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    88(AX), BX
+	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ    BX, DX
@@ -7512,296 +6481,21 @@ skip211:
 	ADDQ    BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
-
-skip212:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	ADDQ        DX, DX
-	CMPQ        CX, DX
-	JL          tile204
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile204
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a768c512_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384a768c512_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k384a768c3072_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k384a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile213:
+tile211:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -7838,16 +6532,36 @@ tile213:
 	PREFETCHT0 (BX)
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
+	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead214
-	MOVQ       DX, BX
+	JZ         skip212
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-ahead214:
+skip212:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead213
+	MOVQ  DX, BX
+
+ahead213:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k215:
+k214:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -7934,10 +6648,10 @@ k215:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k215
+	JNZ          k214
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip216
+	JZ           skip215
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -7952,9 +6666,9 @@ k215:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip216:
+skip215:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip217
+	JZ     skip216
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -7977,10 +6691,10 @@ skip216:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip217:
+skip216:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip218
+	JZ      skip217
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8005,10 +6719,10 @@ skip217:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip218:
+skip217:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip219
+	JZ     skip218
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8030,6 +6744,32 @@ skip218:
 	ADDQ   BX, DX
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
+
+skip218:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip219
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
 
 skip219:
 	MOVQ    16(AX), DX
@@ -8053,21 +6793,77 @@ skip219:
 	ADDQ    BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile213
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row220:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row220
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile211
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384a768c768_6x32_avx2(a *byte)
+// func mul_f32_k384a768c512_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k384a768c512_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile220:
+tile221:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -8106,14 +6902,14 @@ tile220:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead221
+	JNZ        ahead222
 	MOVQ       DX, BX
 
-ahead221:
+ahead222:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k222:
+k223:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -8200,10 +6996,10 @@ k222:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k222
+	JNZ          k223
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip223
+	JZ           skip224
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -8218,9 +7014,9 @@ k222:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip223:
+skip224:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip224
+	JZ     skip225
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8243,10 +7039,10 @@ skip223:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip224:
+skip225:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip225
+	JZ      skip226
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -8271,10 +7067,10 @@ skip224:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip225:
+skip226:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip226
+	JZ     skip227
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -8297,7 +7093,7 @@ skip225:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip226:
+skip227:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -8323,7 +7119,273 @@ skip226:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile220
+	JL      tile221
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a768c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile228:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead229
+	MOVQ       DX, BX
+
+ahead229:
+	MOVQ (AX), SI
+	MOVQ $0x00000060, DI
+
+k230:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k230
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip231
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip231:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip232
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip232:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip233
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip233:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip234
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip234:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile228
 	VZEROUPPER
 	RET
 
@@ -8333,7 +7395,7 @@ TEXT ·mul_f32_k384s2x384_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile227:
+tile235:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -8352,10 +7414,10 @@ tile227:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000002, SI
 
-seg228:
+seg236:
 	MOVQ $0x00000030, DI
 
-k229:
+k237:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -8379,229 +7441,15 @@ k229:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k229
+	JNZ          k237
 	ADDQ         $+768, BX
 	DECQ         SI
-	JNZ          seg228
+	JNZ          seg236
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip230
+	JZ           skip238
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
-
-skip230:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip231
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip231:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip232
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip232:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip233
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip233:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile227
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384s2x384a768c3072_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384s2x384a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile234:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead235
-	MOVQ       DX, BX
-
-ahead235:
-	MOVQ (AX), SI
-	MOVQ $0x00000002, DI
-
-seg236:
-	MOVQ $0x00000030, R8
-
-k237:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         R8
-	JNZ          k237
-	ADDQ         $+768, SI
-	DECQ         DI
-	JNZ          seg236
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip238
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip238:
 	TESTL  $0x00000001, 132(AX)
@@ -8609,24 +7457,8 @@ skip238:
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
 
 skip239:
 	MOVQ    24(AX), DX
@@ -8641,20 +7473,10 @@ skip239:
 	ANDQ    $0x00000001, BX
 	SHLQ    $0x06, BX
 	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
 
 skip240:
 	MOVQ   32(AX), DX
@@ -8663,58 +7485,26 @@ skip240:
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
-	MOVQ   80(AX), BX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
 
 skip241:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    80(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
 	INCQ    CX
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile234
+	JL      tile235
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384s2x384a768c768_6x32_avx2(a *byte)
+// func mul_f32_k384s2x384a768c3072_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384s2x384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k384s2x384a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -8984,120 +7774,13 @@ skip249:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384t2_1x32_avx2(a *byte)
+// func mul_f32_k384s2x384a768c768_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384t2_1x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k384s2x384a768c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile250:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       (AX), BX
-	MOVQ       $0x00000060, SI
-
-k251:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VBROADCASTSS (BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      128(DX), Y2
-	VMOVUPS      160(DX), Y3
-	VBROADCASTSS 8(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      256(DX), Y2
-	VMOVUPS      288(DX), Y3
-	VBROADCASTSS 16(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	VMOVUPS      384(DX), Y2
-	VMOVUPS      416(DX), Y3
-	VBROADCASTSS 24(BX), Y4
-	VFMADD231PS  Y2, Y4, Y0
-	VFMADD231PS  Y3, Y4, Y1
-	ADDQ         $+512, DX
-	ADDQ         $+32, BX
-	DECQ         SI
-	JNZ          k251
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip252
-	VBROADCASTSS 128(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VMULPS       Y2, Y1, Y1
-
-skip252:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip253
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip253:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip254
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y2
-	VADDPS  Y2, Y0, Y0
-	VMOVUPS 32(DX), Y2
-	VADDPS  Y2, Y1, Y1
-
-skip254:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip255
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-
-skip255:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile250
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384t2a768c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k384t2a768c768_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile256:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -9136,14 +7819,393 @@ tile256:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead257
+	JNZ        ahead251
 	MOVQ       DX, BX
 
-ahead257:
+ahead251:
+	MOVQ (AX), SI
+	MOVQ $0x00000002, DI
+
+seg252:
+	MOVQ $0x00000030, R8
+
+k253:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         R8
+	JNZ          k253
+	ADDQ         $+768, SI
+	DECQ         DI
+	JNZ          seg252
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip254
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip254:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip255
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip255:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip256
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip256:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip257
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip257:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile250
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384t2_1x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384t2_1x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile258:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k259:
+	VMOVUPS      (DX), Y2
+	VMOVUPS      32(DX), Y3
+	VBROADCASTSS (BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      160(DX), Y3
+	VBROADCASTSS 8(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      256(DX), Y2
+	VMOVUPS      288(DX), Y3
+	VBROADCASTSS 16(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	VMOVUPS      384(DX), Y2
+	VMOVUPS      416(DX), Y3
+	VBROADCASTSS 24(BX), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $+512, DX
+	ADDQ         $+32, BX
+	DECQ         SI
+	JNZ          k259
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip260
+	VBROADCASTSS 128(AX), Y2
+	VMULPS       Y2, Y0, Y0
+	VMULPS       Y2, Y1, Y1
+
+skip260:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip261
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip261:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip262
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y2
+	VADDPS  Y2, Y0, Y0
+	VMOVUPS 32(DX), Y2
+	VADDPS  Y2, Y1, Y1
+
+skip262:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip263
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+
+skip263:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile258
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384t2a768c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k384t2a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile264:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead265
+	MOVQ       DX, BX
+
+ahead265:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k258:
+k266:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -9230,10 +8292,10 @@ k258:
 	ADDQ         $+512, DX
 	ADDQ         $+32, SI
 	DECQ         DI
-	JNZ          k258
+	JNZ          k266
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip259
+	JZ           skip267
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -9248,9 +8310,9 @@ k258:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip259:
+skip267:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip260
+	JZ     skip268
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9273,10 +8335,10 @@ skip259:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip260:
+skip268:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip261
+	JZ      skip269
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9301,10 +8363,10 @@ skip260:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip261:
+skip269:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip262
+	JZ     skip270
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -9327,7 +8389,7 @@ skip261:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip262:
+skip270:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9353,7 +8415,7 @@ skip262:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile256
+	JL      tile264
 	VZEROUPPER
 	RET
 
@@ -9363,7 +8425,7 @@ TEXT ·mul_f32_k512_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile263:
+tile271:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -9382,7 +8444,7 @@ tile263:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000080, SI
 
-k264:
+k272:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -9406,26 +8468,26 @@ k264:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k264
+	JNZ          k272
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip265
+	JZ           skip273
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip265:
+skip273:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip266
+	JZ     skip274
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip266:
+skip274:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip267
+	JZ      skip275
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9440,17 +8502,17 @@ skip266:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip267:
+skip275:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip268
+	JZ     skip276
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip268:
+skip276:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -9460,7 +8522,7 @@ skip268:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile263
+	JL      tile271
 	VZEROUPPER
 	RET
 
@@ -9470,7 +8532,7 @@ TEXT ·mul_f32_k512_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile269:
+tile277:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -9488,17 +8550,17 @@ tile269:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip270
+	JZ         skip278
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip270:
+skip278:
 	MOVQ (AX), BX
 	MOVQ $0x00000080, SI
 
-k271:
+k279:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -9522,26 +8584,26 @@ k271:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k271
+	JNZ          k279
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip272
+	JZ           skip280
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip272:
+skip280:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip273
+	JZ     skip281
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip273:
+skip281:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip274
+	JZ      skip282
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -9556,638 +8618,88 @@ skip273:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip274:
+skip282:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip275
+	JZ     skip283
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
-
-skip275:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip276
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-
-skip276:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
-	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	ADDQ        DX, DX
-	CMPQ        CX, DX
-	JL          tile269
-	VZEROUPPER
-	RET
-
-// func mul_f32_k512a512c3072_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_k512a512c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile277:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip278
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-
-skip278:
-	MOVQ  120(AX), BX
-	TESTQ BX, BX
-	JNZ   ahead279
-	MOVQ  DX, BX
-
-ahead279:
-	MOVQ (AX), SI
-	MOVQ $0x00000080, DI
-
-k280:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2048(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4096(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6144(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8192(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10240(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2052(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4100(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6148(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8196(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10244(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2056(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4104(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6152(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8200(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10248(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 2060(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 4108(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 6156(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 8204(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 10252(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k280
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip281
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip281:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip282
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip282:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip283
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
 
 skip283:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip284
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip284:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip285
+	JZ      skip284
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
-	MOVQ    88(AX), BX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
 
-skip285:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip284:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row285:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row285
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
@@ -10196,9 +8708,9 @@ skip285:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k512a512c768_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k512a512c768_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_k512a512c3072_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_k512a512c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -10239,16 +8751,36 @@ tile286:
 	PREFETCHT0 (BX)
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
+	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead287
-	MOVQ       DX, BX
+	JZ         skip287
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
 
-ahead287:
+skip287:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead288
+	MOVQ  DX, BX
+
+ahead288:
 	MOVQ (AX), SI
 	MOVQ $0x00000080, DI
 
-k288:
+k289:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -10335,10 +8867,10 @@ k288:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k288
+	JNZ          k289
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip289
+	JZ           skip290
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10353,9 +8885,9 @@ k288:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip289:
+skip290:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip290
+	JZ     skip291
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10378,10 +8910,10 @@ skip289:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip290:
+skip291:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip291
+	JZ      skip292
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10406,10 +8938,10 @@ skip290:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip291:
+skip292:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip292
+	JZ     skip293
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10432,7 +8964,355 @@ skip291:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip292:
+skip293:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip294
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip294:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row295:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, (DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row295
+	INCQ        CX
+	MOVQ        104(AX), DX
+	ADDQ        DX, DX
+	CMPQ        CX, DX
+	JL          tile286
+	VZEROUPPER
+	RET
+
+// func mul_f32_k512a512c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k512a512c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile296:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead297
+	MOVQ       DX, BX
+
+ahead297:
+	MOVQ (AX), SI
+	MOVQ $0x00000080, DI
+
+k298:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 2048(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4096(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 6144(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8192(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 10240(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 2052(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4100(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 6148(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8196(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 10244(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 2056(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4104(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 6152(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8200(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 10248(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 2060(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 4108(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 6156(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 8204(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 10252(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k298
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip299
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip299:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip300
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip300:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip301
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip301:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip302
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip302:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10458,7 +9338,7 @@ skip292:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile286
+	JL      tile296
 	VZEROUPPER
 	RET
 
@@ -10468,7 +9348,7 @@ TEXT ·mul_f32_k676_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile293:
+tile303:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -10487,7 +9367,7 @@ tile293:
 	MOVQ       (AX), BX
 	MOVQ       $0x000000a9, SI
 
-k294:
+k304:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -10511,26 +9391,26 @@ k294:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k294
+	JNZ          k304
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip295
+	JZ           skip305
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip295:
+skip305:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip296
+	JZ     skip306
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip296:
+skip306:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip297
+	JZ      skip307
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10545,17 +9425,17 @@ skip296:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip297:
+skip307:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip298
+	JZ     skip308
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip298:
+skip308:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10565,7 +9445,7 @@ skip298:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile293
+	JL      tile303
 	VZEROUPPER
 	RET
 
@@ -10575,7 +9455,7 @@ TEXT ·mul_f32_k676a32000c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile299:
+tile309:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10614,14 +9494,14 @@ tile299:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead300
+	JNZ        ahead310
 	MOVQ       DX, BX
 
-ahead300:
+ahead310:
 	MOVQ (AX), SI
 	MOVQ $0x000000a9, DI
 
-k301:
+k311:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -10708,10 +9588,10 @@ k301:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k301
+	JNZ          k311
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip302
+	JZ           skip312
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -10726,9 +9606,9 @@ k301:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip302:
+skip312:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip303
+	JZ     skip313
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10751,10 +9631,10 @@ skip302:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip303:
+skip313:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip304
+	JZ      skip314
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10779,10 +9659,10 @@ skip303:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip304:
+skip314:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip305
+	JZ     skip315
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -10805,7 +9685,7 @@ skip304:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip305:
+skip315:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10831,7 +9711,7 @@ skip305:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile299
+	JL      tile309
 	VZEROUPPER
 	RET
 
@@ -10841,7 +9721,7 @@ TEXT ·mul_f32_k764_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile306:
+tile316:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -10860,7 +9740,7 @@ tile306:
 	MOVQ       (AX), BX
 	MOVQ       $0x000000bf, SI
 
-k307:
+k317:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -10884,26 +9764,26 @@ k307:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k307
+	JNZ          k317
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip308
+	JZ           skip318
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip308:
+skip318:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip309
+	JZ     skip319
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip309:
+skip319:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip310
+	JZ      skip320
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -10918,17 +9798,17 @@ skip309:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip310:
+skip320:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip311
+	JZ     skip321
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip311:
+skip321:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -10938,7 +9818,7 @@ skip311:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile306
+	JL      tile316
 	VZEROUPPER
 	RET
 
@@ -10948,7 +9828,7 @@ TEXT ·mul_f32_k764a32000c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile312:
+tile322:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -10987,14 +9867,14 @@ tile312:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead313
+	JNZ        ahead323
 	MOVQ       DX, BX
 
-ahead313:
+ahead323:
 	MOVQ (AX), SI
 	MOVQ $0x000000bf, DI
 
-k314:
+k324:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -11081,10 +9961,10 @@ k314:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k314
+	JNZ          k324
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip315
+	JZ           skip325
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11099,9 +9979,9 @@ k314:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip315:
+skip325:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip316
+	JZ     skip326
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11124,10 +10004,10 @@ skip315:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip316:
+skip326:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip317
+	JZ      skip327
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11152,10 +10032,10 @@ skip316:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip317:
+skip327:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip318
+	JZ     skip328
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11178,7 +10058,7 @@ skip317:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip318:
+skip328:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11204,7 +10084,7 @@ skip318:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile312
+	JL      tile322
 	VZEROUPPER
 	RET
 
@@ -11214,7 +10094,7 @@ TEXT ·mul_f32_k768_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile319:
+tile329:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -11233,7 +10113,7 @@ tile319:
 	MOVQ       (AX), BX
 	MOVQ       $0x000000c0, SI
 
-k320:
+k330:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -11257,26 +10137,26 @@ k320:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k320
+	JNZ          k330
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip321
+	JZ           skip331
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip321:
+skip331:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip322
+	JZ     skip332
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip322:
+skip332:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip323
+	JZ      skip333
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11291,17 +10171,17 @@ skip322:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip323:
+skip333:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip324
+	JZ     skip334
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip324:
+skip334:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11311,7 +10191,7 @@ skip324:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile319
+	JL      tile329
 	VZEROUPPER
 	RET
 
@@ -11321,7 +10201,7 @@ TEXT ·mul_f32_k768_1x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile325:
+tile335:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -11339,17 +10219,17 @@ tile325:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip326
+	JZ         skip336
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip326:
+skip336:
 	MOVQ (AX), BX
 	MOVQ $0x000000c0, SI
 
-k327:
+k337:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -11373,26 +10253,26 @@ k327:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k327
+	JNZ          k337
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip328
+	JZ           skip338
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip328:
+skip338:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip329
+	JZ     skip339
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip329:
+skip339:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip330
+	JZ      skip340
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11407,79 +10287,93 @@ skip329:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip330:
+skip340:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip331
+	JZ     skip341
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip331:
+skip341:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip332
+	JZ      skip342
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 
-skip332:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Y0, Y0, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y0, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
-	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
+skip342:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row343:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row343
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile325
+	JL          tile335
 	VZEROUPPER
 	RET
 
@@ -11489,7 +10383,7 @@ TEXT ·mul_f32_k768a2304c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile333:
+tile344:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11528,14 +10422,14 @@ tile333:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead334
+	JNZ        ahead345
 	MOVQ       DX, BX
 
-ahead334:
+ahead345:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k335:
+k346:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -11622,10 +10516,10 @@ k335:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k335
+	JNZ          k346
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip336
+	JZ           skip347
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11640,9 +10534,9 @@ k335:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip336:
+skip347:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip337
+	JZ     skip348
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11665,10 +10559,10 @@ skip336:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip337:
+skip348:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip338
+	JZ      skip349
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11693,10 +10587,10 @@ skip337:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip338:
+skip349:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip339
+	JZ     skip350
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11719,7 +10613,7 @@ skip338:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip339:
+skip350:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -11745,7 +10639,7 @@ skip339:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile333
+	JL      tile344
 	VZEROUPPER
 	RET
 
@@ -11755,7 +10649,7 @@ TEXT ·mul_f32_k768a3072c192_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile340:
+tile351:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -11794,14 +10688,14 @@ tile340:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead341
+	JNZ        ahead352
 	MOVQ       DX, BX
 
-ahead341:
+ahead352:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k342:
+k353:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -11888,10 +10782,10 @@ k342:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k342
+	JNZ          k353
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip343
+	JZ           skip354
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -11906,9 +10800,9 @@ k342:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip343:
+skip354:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip344
+	JZ     skip355
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11931,10 +10825,10 @@ skip343:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip344:
+skip355:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip345
+	JZ      skip356
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -11959,10 +10853,10 @@ skip344:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip345:
+skip356:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip346
+	JZ     skip357
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -11985,7 +10879,7 @@ skip345:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip346:
+skip357:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12011,7 +10905,7 @@ skip346:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile340
+	JL      tile351
 	VZEROUPPER
 	RET
 
@@ -12021,7 +10915,7 @@ TEXT ·mul_f32_k768a3072c256_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile347:
+tile358:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12060,14 +10954,14 @@ tile347:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead348
+	JNZ        ahead359
 	MOVQ       DX, BX
 
-ahead348:
+ahead359:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k349:
+k360:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -12154,10 +11048,10 @@ k349:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k349
+	JNZ          k360
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip350
+	JZ           skip361
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12172,9 +11066,9 @@ k349:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip350:
+skip361:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip351
+	JZ     skip362
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12197,10 +11091,10 @@ skip350:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip351:
+skip362:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip352
+	JZ      skip363
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12225,10 +11119,10 @@ skip351:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip352:
+skip363:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip353
+	JZ     skip364
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12251,7 +11145,7 @@ skip352:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip353:
+skip364:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12277,7 +11171,7 @@ skip353:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile347
+	JL      tile358
 	VZEROUPPER
 	RET
 
@@ -12287,7 +11181,7 @@ TEXT ·mul_f32_k768a3072c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile354:
+tile365:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12326,14 +11220,14 @@ tile354:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead355
+	JNZ        ahead366
 	MOVQ       DX, BX
 
-ahead355:
+ahead366:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k356:
+k367:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -12420,10 +11314,10 @@ k356:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k356
+	JNZ          k367
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip357
+	JZ           skip368
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12438,9 +11332,9 @@ k356:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip357:
+skip368:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip358
+	JZ     skip369
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12463,10 +11357,10 @@ skip357:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip358:
+skip369:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip359
+	JZ      skip370
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12491,10 +11385,10 @@ skip358:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip359:
+skip370:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip360
+	JZ     skip371
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12517,7 +11411,7 @@ skip359:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip360:
+skip371:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12543,7 +11437,7 @@ skip360:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile354
+	JL      tile365
 	VZEROUPPER
 	RET
 
@@ -12553,7 +11447,7 @@ TEXT ·mul_f32_k768a3072c512_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile361:
+tile372:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12592,14 +11486,14 @@ tile361:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead362
+	JNZ        ahead373
 	MOVQ       DX, BX
 
-ahead362:
+ahead373:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k363:
+k374:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -12686,10 +11580,10 @@ k363:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k363
+	JNZ          k374
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip364
+	JZ           skip375
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12704,9 +11598,9 @@ k363:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip364:
+skip375:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip365
+	JZ     skip376
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12729,10 +11623,10 @@ skip364:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip365:
+skip376:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip366
+	JZ      skip377
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -12757,10 +11651,10 @@ skip365:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip366:
+skip377:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip367
+	JZ     skip378
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12783,7 +11677,7 @@ skip366:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip367:
+skip378:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -12809,7 +11703,7 @@ skip367:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile361
+	JL      tile372
 	VZEROUPPER
 	RET
 
@@ -12819,7 +11713,7 @@ TEXT ·mul_f32_k768a3072c768_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile368:
+tile379:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -12858,14 +11752,14 @@ tile368:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead369
+	JNZ        ahead380
 	MOVQ       DX, BX
 
-ahead369:
+ahead380:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k370:
+k381:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -12952,10 +11846,10 @@ k370:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k370
+	JNZ          k381
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip371
+	JZ           skip382
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -12970,9 +11864,9 @@ k370:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip371:
+skip382:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip372
+	JZ     skip383
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -12995,10 +11889,10 @@ skip371:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip372:
+skip383:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip373
+	JZ      skip384
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13023,10 +11917,10 @@ skip372:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip373:
+skip384:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip374
+	JZ     skip385
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13049,7 +11943,7 @@ skip373:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip374:
+skip385:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13075,7 +11969,7 @@ skip374:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile368
+	JL      tile379
 	VZEROUPPER
 	RET
 
@@ -13085,7 +11979,7 @@ TEXT ·mul_f32_k768a768c192_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile375:
+tile386:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13124,14 +12018,14 @@ tile375:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead376
+	JNZ        ahead387
 	MOVQ       DX, BX
 
-ahead376:
+ahead387:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k377:
+k388:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -13218,10 +12112,10 @@ k377:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k377
+	JNZ          k388
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip378
+	JZ           skip389
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13236,9 +12130,9 @@ k377:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip378:
+skip389:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip379
+	JZ     skip390
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13261,10 +12155,10 @@ skip378:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip379:
+skip390:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip380
+	JZ      skip391
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13289,10 +12183,10 @@ skip379:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip380:
+skip391:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip381
+	JZ     skip392
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13315,7 +12209,7 @@ skip380:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip381:
+skip392:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13341,7 +12235,7 @@ skip381:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile375
+	JL      tile386
 	VZEROUPPER
 	RET
 
@@ -13351,7 +12245,7 @@ TEXT ·mul_f32_k768a768c2304_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile382:
+tile393:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13390,14 +12284,14 @@ tile382:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead383
+	JNZ        ahead394
 	MOVQ       DX, BX
 
-ahead383:
+ahead394:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k384:
+k395:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -13484,10 +12378,10 @@ k384:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k384
+	JNZ          k395
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip385
+	JZ           skip396
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13502,9 +12396,9 @@ k384:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip385:
+skip396:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip386
+	JZ     skip397
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13527,10 +12421,10 @@ skip385:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip386:
+skip397:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip387
+	JZ      skip398
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13555,10 +12449,10 @@ skip386:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip387:
+skip398:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip388
+	JZ     skip399
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13581,7 +12475,7 @@ skip387:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip388:
+skip399:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13607,7 +12501,7 @@ skip388:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile382
+	JL      tile393
 	VZEROUPPER
 	RET
 
@@ -13617,7 +12511,7 @@ TEXT ·mul_f32_k768a768c256_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile389:
+tile400:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13656,14 +12550,14 @@ tile389:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead390
+	JNZ        ahead401
 	MOVQ       DX, BX
 
-ahead390:
+ahead401:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k391:
+k402:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -13750,10 +12644,10 @@ k391:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k391
+	JNZ          k402
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip392
+	JZ           skip403
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -13768,9 +12662,9 @@ k391:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip392:
+skip403:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip393
+	JZ     skip404
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13793,10 +12687,10 @@ skip392:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip393:
+skip404:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip394
+	JZ      skip405
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -13821,10 +12715,10 @@ skip393:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip394:
+skip405:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip395
+	JZ     skip406
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -13847,7 +12741,7 @@ skip394:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip395:
+skip406:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -13873,7 +12767,7 @@ skip395:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile389
+	JL      tile400
 	VZEROUPPER
 	RET
 
@@ -13883,7 +12777,7 @@ TEXT ·mul_f32_k768a768c3072_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile396:
+tile407:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -13922,14 +12816,14 @@ tile396:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead397
+	JNZ        ahead408
 	MOVQ       DX, BX
 
-ahead397:
+ahead408:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k398:
+k409:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -14016,10 +12910,10 @@ k398:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k398
+	JNZ          k409
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip399
+	JZ           skip410
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14034,9 +12928,9 @@ k398:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip399:
+skip410:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip400
+	JZ     skip411
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14059,10 +12953,10 @@ skip399:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip400:
+skip411:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip401
+	JZ      skip412
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14087,10 +12981,10 @@ skip400:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip401:
+skip412:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip402
+	JZ     skip413
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14113,7 +13007,7 @@ skip401:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip402:
+skip413:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14139,7 +13033,7 @@ skip402:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile396
+	JL      tile407
 	VZEROUPPER
 	RET
 
@@ -14149,7 +13043,7 @@ TEXT ·mul_f32_k768a768c3072_6x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile403:
+tile414:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14188,7 +13082,7 @@ tile403:
 	PREFETCHT0 (BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip404
+	JZ         skip415
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000040, CX, SI
 	ADDQ       SI, BX
@@ -14205,17 +13099,17 @@ tile403:
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 
-skip404:
+skip415:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead405
+	JNZ   ahead416
 	MOVQ  DX, BX
 
-ahead405:
+ahead416:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k406:
+k417:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -14302,10 +13196,10 @@ k406:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k406
+	JNZ          k417
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip407
+	JZ           skip418
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14320,9 +13214,9 @@ k406:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip407:
+skip418:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip408
+	JZ     skip419
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14345,10 +13239,10 @@ skip407:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip408:
+skip419:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip409
+	JZ      skip420
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14373,10 +13267,10 @@ skip408:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip409:
+skip420:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip410
+	JZ     skip421
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14399,10 +13293,10 @@ skip409:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip410:
+skip421:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip411
+	JZ      skip422
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -14425,285 +13319,89 @@ skip410:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip411:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000040, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Y0, Y0, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y0, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y0, Y0
-	VMULPS      Y1, Y1, Y12
-	VMULPS      constants_avx2<>+0(SB), Y12, Y12
-	VADDPS      constants_avx2<>+32(SB), Y12, Y12
-	VMULPS      Y1, Y12, Y12
-	VMINPS      constants_avx2<>+64(SB), Y12, Y12
-	VMAXPS      constants_avx2<>+96(SB), Y12, Y12
-	VROUNDPS    $0x08, Y12, Y13
-	VSUBPS      Y13, Y12, Y12
-	VMOVUPS     constants_avx2<>+128(SB), Y14
-	VFMADD213PS constants_avx2<>+160(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VCVTPS2DQ   Y13, Y13
-	VPSLLD      $0x17, Y13, Y13
-	VPADDD      Y13, Y14, Y14
-	VMOVAPS     Y14, Y12
-	VADDPS      constants_avx2<>+320(SB), Y12, Y12
-	VDIVPS      Y12, Y1, Y1
+skip422:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000040, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row423:
+	VMOVUPS     (DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
 	VMOVUPS     Y0, (DX)
-	VMOVUPS     Y1, 32(DX)
+	VMOVUPS     32(DX), Y0
+	VMULPS      Y0, Y0, Y1
+	VMULPS      constants_avx2<>+0(SB), Y1, Y1
+	VADDPS      constants_avx2<>+32(SB), Y1, Y1
+	VMULPS      Y0, Y1, Y1
+	VMINPS      constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS    $0x08, Y1, Y2
+	VSUBPS      Y2, Y1, Y1
+	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
+	VCVTPS2DQ   Y2, Y2
+	VPSLLD      $0x17, Y2, Y2
+	VPADDD      Y2, Y3, Y3
+	VMOVAPS     Y3, Y1
+	VADDPS      constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS      Y1, Y0, Y0
+	VMOVUPS     Y0, 32(DX)
 	ADDQ        BX, DX
-	VMULPS      Y2, Y2, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y2, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y2, Y2
-	VMULPS      Y3, Y3, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y3, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y12
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y12, Y12
-	VMOVAPS     Y12, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y3, Y3
-	VMOVUPS     Y2, (DX)
-	VMOVUPS     Y3, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y4, Y4, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y4, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y4, Y4
-	VMULPS      Y5, Y5, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y5, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y5, Y5
-	VMOVUPS     Y4, (DX)
-	VMOVUPS     Y5, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y6, Y6, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y6, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y6, Y6
-	VMULPS      Y7, Y7, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y7, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y7, Y7
-	VMOVUPS     Y6, (DX)
-	VMOVUPS     Y7, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y8, Y8, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y8, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y8, Y8
-	VMULPS      Y9, Y9, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y9, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y9, Y9
-	VMOVUPS     Y8, (DX)
-	VMOVUPS     Y9, 32(DX)
-	ADDQ        BX, DX
-	VMULPS      Y10, Y10, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y10, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y10, Y10
-	VMULPS      Y11, Y11, Y0
-	VMULPS      constants_avx2<>+0(SB), Y0, Y0
-	VADDPS      constants_avx2<>+32(SB), Y0, Y0
-	VMULPS      Y11, Y0, Y0
-	VMINPS      constants_avx2<>+64(SB), Y0, Y0
-	VMAXPS      constants_avx2<>+96(SB), Y0, Y0
-	VROUNDPS    $0x08, Y0, Y1
-	VSUBPS      Y1, Y0, Y0
-	VMOVUPS     constants_avx2<>+128(SB), Y2
-	VFMADD213PS constants_avx2<>+160(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VCVTPS2DQ   Y1, Y1
-	VPSLLD      $0x17, Y1, Y1
-	VPADDD      Y1, Y2, Y2
-	VMOVAPS     Y2, Y0
-	VADDPS      constants_avx2<>+320(SB), Y0, Y0
-	VDIVPS      Y0, Y11, Y11
-	VMOVUPS     Y10, (DX)
-	VMOVUPS     Y11, 32(DX)
+	DECQ        SI
+	JNZ         row423
 	INCQ        CX
 	MOVQ        104(AX), DX
 	ADDQ        DX, DX
 	CMPQ        CX, DX
-	JL          tile403
+	JL          tile414
 	VZEROUPPER
 	RET
 
@@ -14713,7 +13411,7 @@ TEXT ·mul_f32_k768a768c32000_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile412:
+tile424:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -14752,14 +13450,14 @@ tile412:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead413
+	JNZ        ahead425
 	MOVQ       DX, BX
 
-ahead413:
+ahead425:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k414:
+k426:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -14846,10 +13544,10 @@ k414:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k414
+	JNZ          k426
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip415
+	JZ           skip427
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -14864,9 +13562,9 @@ k414:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip415:
+skip427:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip416
+	JZ     skip428
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -14889,10 +13587,10 @@ skip415:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip416:
+skip428:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip417
+	JZ      skip429
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -14916,490 +13614,12 @@ skip416:
 	VADDPS  Y12, Y7, Y7
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
-
-skip417:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip418
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip418:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile412
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c384_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k768a768c384_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile419:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead420
-	MOVQ       DX, BX
-
-ahead420:
-	MOVQ (AX), SI
-	MOVQ $0x000000c0, DI
-
-k421:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k421
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip422
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
-
-skip422:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip423
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip423:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip424
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip424:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip425
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip425:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000040, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ    BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	ADDQ    DX, DX
-	CMPQ    CX, DX
-	JL      tile419
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c512_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k768a768c512_6x32_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile426:
-	VXORPS     Y0, Y0, Y0
-	VXORPS     Y1, Y1, Y1
-	VXORPS     Y2, Y2, Y2
-	VXORPS     Y3, Y3, Y3
-	VXORPS     Y4, Y4, Y4
-	VXORPS     Y5, Y5, Y5
-	VXORPS     Y6, Y6, Y6
-	VXORPS     Y7, Y7, Y7
-	VXORPS     Y8, Y8, Y8
-	VXORPS     Y9, Y9, Y9
-	VXORPS     Y10, Y10, Y10
-	VXORPS     Y11, Y11, Y11
-	MOVQ       CX, DX
-	MOVQ       CX, BX
-	ANDQ       $0x00000001, BX
-	SHLQ       $0x06, BX
-	SHRQ       $0x01, DX
-	MOVQ       112(AX), SI
-	IMULQ      SI, DX
-	ADDQ       8(AX), DX
-	ADDQ       BX, DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000040, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead427
-	MOVQ       DX, BX
-
-ahead427:
-	MOVQ (AX), SI
-	MOVQ $0x000000c0, DI
-
-k428:
-	VMOVUPS      (DX), Y12
-	VMOVUPS      32(DX), Y13
-	VBROADCASTSS (SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3072(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6144(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9216(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12288(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15360(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      128(DX), Y12
-	VMOVUPS      160(DX), Y13
-	VBROADCASTSS 4(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3076(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6148(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9220(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12292(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15364(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      256(DX), Y12
-	VMOVUPS      288(DX), Y13
-	VBROADCASTSS 8(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3080(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6152(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9224(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12296(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15368(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	VMOVUPS      384(DX), Y12
-	VMOVUPS      416(DX), Y13
-	VBROADCASTSS 12(SI), Y14
-	VFMADD231PS  Y12, Y14, Y0
-	VFMADD231PS  Y13, Y14, Y1
-	VBROADCASTSS 3084(SI), Y14
-	VFMADD231PS  Y12, Y14, Y2
-	VFMADD231PS  Y13, Y14, Y3
-	VBROADCASTSS 6156(SI), Y14
-	VFMADD231PS  Y12, Y14, Y4
-	VFMADD231PS  Y13, Y14, Y5
-	VBROADCASTSS 9228(SI), Y14
-	VFMADD231PS  Y12, Y14, Y6
-	VFMADD231PS  Y13, Y14, Y7
-	VBROADCASTSS 12300(SI), Y14
-	VFMADD231PS  Y12, Y14, Y8
-	VFMADD231PS  Y13, Y14, Y9
-	VBROADCASTSS 15372(SI), Y14
-	VFMADD231PS  Y12, Y14, Y10
-	VFMADD231PS  Y13, Y14, Y11
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	ADDQ         $+128, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k428
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip429
-	VBROADCASTSS 128(AX), Y12
-	VMULPS       Y12, Y0, Y0
-	VMULPS       Y12, Y1, Y1
-	VMULPS       Y12, Y2, Y2
-	VMULPS       Y12, Y3, Y3
-	VMULPS       Y12, Y4, Y4
-	VMULPS       Y12, Y5, Y5
-	VMULPS       Y12, Y6, Y6
-	VMULPS       Y12, Y7, Y7
-	VMULPS       Y12, Y8, Y8
-	VMULPS       Y12, Y9, Y9
-	VMULPS       Y12, Y10, Y10
-	VMULPS       Y12, Y11, Y11
 
 skip429:
-	TESTL  $0x00000001, 132(AX)
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
 	JZ     skip430
-	MOVQ   16(AX), DX
+	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -15422,60 +13642,6 @@ skip429:
 	VADDPS 32(DX), Y11, Y11
 
 skip430:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip431
-	MOVQ    24(AX), DX
-	MOVQ    CX, BX
-	SHRQ    $0x01, BX
-	SHLQ    $0x07, BX
-	ADDQ    BX, DX
-	MOVQ    CX, BX
-	ANDQ    $0x00000001, BX
-	SHLQ    $0x06, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS  Y12, Y0, Y0
-	VADDPS  Y12, Y2, Y2
-	VADDPS  Y12, Y4, Y4
-	VADDPS  Y12, Y6, Y6
-	VADDPS  Y12, Y8, Y8
-	VADDPS  Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS  Y12, Y1, Y1
-	VADDPS  Y12, Y3, Y3
-	VADDPS  Y12, Y5, Y5
-	VADDPS  Y12, Y7, Y7
-	VADDPS  Y12, Y9, Y9
-	VADDPS  Y12, Y11, Y11
-
-skip431:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip432
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ   BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ   BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ   BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ   BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ   BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip432:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15501,17 +13667,17 @@ skip432:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile426
+	JL      tile424
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c768_6x32_avx2(a *byte)
+// func mul_f32_k768a768c384_6x32_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_k768a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c384_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile433:
+tile431:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15550,14 +13716,14 @@ tile433:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead434
+	JNZ        ahead432
 	MOVQ       DX, BX
 
-ahead434:
+ahead432:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k435:
+k433:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -15644,10 +13810,10 @@ k435:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k435
+	JNZ          k433
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip436
+	JZ           skip434
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -15662,9 +13828,9 @@ k435:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip436:
+skip434:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip437
+	JZ     skip435
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15687,10 +13853,10 @@ skip436:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip437:
+skip435:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip438
+	JZ      skip436
 	MOVQ    24(AX), DX
 	MOVQ    CX, BX
 	SHRQ    $0x01, BX
@@ -15715,10 +13881,10 @@ skip437:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip438:
+skip436:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip439
+	JZ     skip437
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -15741,7 +13907,7 @@ skip438:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip439:
+skip437:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15767,7 +13933,539 @@ skip439:
 	MOVQ    104(AX), DX
 	ADDQ    DX, DX
 	CMPQ    CX, DX
-	JL      tile433
+	JL      tile431
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c512_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768a768c512_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile438:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead439
+	MOVQ       DX, BX
+
+ahead439:
+	MOVQ (AX), SI
+	MOVQ $0x000000c0, DI
+
+k440:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k440
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip441
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip441:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip442
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip442:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip443
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip443:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip444
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip444:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile438
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c768_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_k768a768c768_6x32_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile445:
+	VXORPS     Y0, Y0, Y0
+	VXORPS     Y1, Y1, Y1
+	VXORPS     Y2, Y2, Y2
+	VXORPS     Y3, Y3, Y3
+	VXORPS     Y4, Y4, Y4
+	VXORPS     Y5, Y5, Y5
+	VXORPS     Y6, Y6, Y6
+	VXORPS     Y7, Y7, Y7
+	VXORPS     Y8, Y8, Y8
+	VXORPS     Y9, Y9, Y9
+	VXORPS     Y10, Y10, Y10
+	VXORPS     Y11, Y11, Y11
+	MOVQ       CX, DX
+	MOVQ       CX, BX
+	ANDQ       $0x00000001, BX
+	SHLQ       $0x06, BX
+	SHRQ       $0x01, DX
+	MOVQ       112(AX), SI
+	IMULQ      SI, DX
+	ADDQ       8(AX), DX
+	ADDQ       BX, DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000040, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead446
+	MOVQ       DX, BX
+
+ahead446:
+	MOVQ (AX), SI
+	MOVQ $0x000000c0, DI
+
+k447:
+	VMOVUPS      (DX), Y12
+	VMOVUPS      32(DX), Y13
+	VBROADCASTSS (SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3072(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6144(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9216(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12288(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15360(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      128(DX), Y12
+	VMOVUPS      160(DX), Y13
+	VBROADCASTSS 4(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3076(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6148(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9220(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12292(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15364(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      256(DX), Y12
+	VMOVUPS      288(DX), Y13
+	VBROADCASTSS 8(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3080(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6152(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9224(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12296(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15368(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	VMOVUPS      384(DX), Y12
+	VMOVUPS      416(DX), Y13
+	VBROADCASTSS 12(SI), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS 3084(SI), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS 6156(SI), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS 9228(SI), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS 12300(SI), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS 15372(SI), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	ADDQ         $+128, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k447
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip448
+	VBROADCASTSS 128(AX), Y12
+	VMULPS       Y12, Y0, Y0
+	VMULPS       Y12, Y1, Y1
+	VMULPS       Y12, Y2, Y2
+	VMULPS       Y12, Y3, Y3
+	VMULPS       Y12, Y4, Y4
+	VMULPS       Y12, Y5, Y5
+	VMULPS       Y12, Y6, Y6
+	VMULPS       Y12, Y7, Y7
+	VMULPS       Y12, Y8, Y8
+	VMULPS       Y12, Y9, Y9
+	VMULPS       Y12, Y10, Y10
+	VMULPS       Y12, Y11, Y11
+
+skip448:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip449
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip449:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip450
+	MOVQ    24(AX), DX
+	MOVQ    CX, BX
+	SHRQ    $0x01, BX
+	SHLQ    $0x07, BX
+	ADDQ    BX, DX
+	MOVQ    CX, BX
+	ANDQ    $0x00000001, BX
+	SHLQ    $0x06, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS  Y12, Y0, Y0
+	VADDPS  Y12, Y2, Y2
+	VADDPS  Y12, Y4, Y4
+	VADDPS  Y12, Y6, Y6
+	VADDPS  Y12, Y8, Y8
+	VADDPS  Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS  Y12, Y1, Y1
+	VADDPS  Y12, Y3, Y3
+	VADDPS  Y12, Y5, Y5
+	VADDPS  Y12, Y7, Y7
+	VADDPS  Y12, Y9, Y9
+	VADDPS  Y12, Y11, Y11
+
+skip450:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip451
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ   BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ   BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ   BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ   BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ   BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip451:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000040, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ    BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	ADDQ    DX, DX
+	CMPQ    CX, DX
+	JL      tile445
 	VZEROUPPER
 	RET
 
@@ -15777,7 +14475,7 @@ TEXT ·mul_f32_k768s4x768_1x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile440:
+tile452:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	MOVQ       CX, DX
@@ -15790,10 +14488,10 @@ tile440:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000004, SI
 
-seg441:
+seg453:
 	MOVQ $0x00000030, DI
 
-k442:
+k454:
 	VMOVUPS      (DX), Y2
 	VMOVUPS      32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -15817,29 +14515,29 @@ k442:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k442
+	JNZ          k454
 	ADDQ         $+2304, BX
 	DECQ         SI
-	JNZ          seg441
+	JNZ          seg453
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip443
+	JZ           skip455
 	VBROADCASTSS 128(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
 
-skip443:
+skip455:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip444
+	JZ     skip456
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip444:
+skip456:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip445
+	JZ      skip457
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15848,17 +14546,17 @@ skip444:
 	VMOVUPS 32(DX), Y2
 	VADDPS  Y2, Y1, Y1
 
-skip445:
+skip457:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip446
+	JZ     skip458
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip446:
+skip458:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -15868,7 +14566,7 @@ skip446:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile440
+	JL      tile452
 	VZEROUPPER
 	RET
 
@@ -15878,7 +14576,7 @@ TEXT ·mul_f32_k768s4x768a3072c768_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile447:
+tile459:
 	VXORPS     Y0, Y0, Y0
 	VXORPS     Y1, Y1, Y1
 	VXORPS     Y2, Y2, Y2
@@ -15911,17 +14609,17 @@ tile447:
 	PREFETCHT0 (BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead448
+	JNZ        ahead460
 	MOVQ       DX, BX
 
-ahead448:
+ahead460:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg449:
+seg461:
 	MOVQ $0x00000030, R8
 
-k450:
+k462:
 	VMOVUPS      (DX), Y12
 	VMOVUPS      32(DX), Y13
 	VBROADCASTSS (SI), Y14
@@ -16008,13 +14706,13 @@ k450:
 	ADDQ         $+768, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k450
+	JNZ          k462
 	ADDQ         $+2304, SI
 	DECQ         DI
-	JNZ          seg449
+	JNZ          seg461
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip451
+	JZ           skip463
 	VBROADCASTSS 128(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
@@ -16029,9 +14727,9 @@ k450:
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
 
-skip451:
+skip463:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip452
+	JZ     skip464
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16054,10 +14752,10 @@ skip451:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip452:
+skip464:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip453
+	JZ      skip465
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16076,10 +14774,10 @@ skip452:
 	VADDPS  Y12, Y9, Y9
 	VADDPS  Y12, Y11, Y11
 
-skip453:
+skip465:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip454
+	JZ     skip466
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ   BX, DX
@@ -16102,7 +14800,7 @@ skip453:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip454:
+skip466:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000040, CX, BX
 	ADDQ    BX, DX
@@ -16128,7 +14826,7 @@ skip454:
 	MOVQ    104(AX), DX
 	LEAQ    (DX)(DX*2), DX
 	CMPQ    CX, DX
-	JL      tile447
+	JL      tile459
 	VZEROUPPER
 	RET
 

@@ -1184,49 +1184,63 @@ skip33:
 	VMOVUPS Z1, 64(DX)
 
 skip34:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z0, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row35:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row35
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
@@ -1240,7 +1254,7 @@ TEXT ·mul_f32_k192_1x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile35:
+tile36:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1257,7 +1271,7 @@ tile35:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000030, SI
 
-k36:
+k37:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -1289,17 +1303,17 @@ k36:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k36
+	JNZ          k37
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip37
+	JZ           skip38
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip37:
+skip38:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip38
+	JZ     skip39
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -1307,10 +1321,10 @@ skip37:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip38:
+skip39:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip39
+	JZ      skip40
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -1321,10 +1335,10 @@ skip38:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip39:
+skip40:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip40
+	JZ     skip41
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -1332,7 +1346,7 @@ skip39:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip40:
+skip41:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -1342,7 +1356,7 @@ skip40:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile35
+	JL      tile36
 	VZEROUPPER
 	RET
 
@@ -1352,7 +1366,7 @@ TEXT ·mul_f32_k192a192c3072_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile41:
+tile42:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1422,14 +1436,14 @@ tile41:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead42
+	JNZ        ahead43
 	MOVQ       DX, BX
 
-ahead42:
+ahead43:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k43:
+k44:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -1590,10 +1604,10 @@ k43:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k43
+	JNZ          k44
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip44
+	JZ           skip45
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -1620,9 +1634,9 @@ k43:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip44:
+skip45:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip45
+	JZ     skip46
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1663,10 +1677,10 @@ skip44:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip45:
+skip46:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip46
+	JZ      skip47
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1697,10 +1711,10 @@ skip45:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip46:
+skip47:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip47
+	JZ     skip48
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -1741,7 +1755,7 @@ skip46:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip47:
+skip48:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -1784,7 +1798,7 @@ skip47:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile41
+	JL      tile42
 	VZEROUPPER
 	RET
 
@@ -1794,7 +1808,7 @@ TEXT ·mul_f32_k192a192c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile48:
+tile49:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -1864,7 +1878,7 @@ tile48:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip49
+	JZ         skip50
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -1905,17 +1919,17 @@ tile48:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip49:
+skip50:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead50
+	JNZ   ahead51
 	MOVQ  DX, BX
 
-ahead50:
+ahead51:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k51:
+k52:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -2076,10 +2090,10 @@ k51:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k51
+	JNZ          k52
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip52
+	JZ           skip53
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -2106,9 +2120,9 @@ k51:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip52:
+skip53:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip53
+	JZ     skip54
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -2149,10 +2163,10 @@ skip52:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip53:
+skip54:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip54
+	JZ      skip55
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -2183,10 +2197,10 @@ skip53:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip54:
+skip55:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip55
+	JZ     skip56
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -2227,10 +2241,10 @@ skip54:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip55:
+skip56:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip56
+	JZ      skip57
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -2271,506 +2285,102 @@ skip55:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip56:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip57:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row58:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row58
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile48
+	JL          tile49
 	VZEROUPPER
 	RET
 
@@ -2780,7 +2390,7 @@ TEXT ·mul_f32_k192a192c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile57:
+tile59:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -2850,14 +2460,14 @@ tile57:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead58
+	JNZ        ahead60
 	MOVQ       DX, BX
 
-ahead58:
+ahead60:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k59:
+k61:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -3018,10 +2628,10 @@ k59:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k59
+	JNZ          k61
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip60
+	JZ           skip62
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3048,9 +2658,9 @@ k59:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip60:
+skip62:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip61
+	JZ     skip63
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3091,10 +2701,10 @@ skip60:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip61:
+skip63:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip62
+	JZ      skip64
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -3125,10 +2735,10 @@ skip61:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip62:
+skip64:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip63
+	JZ     skip65
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3169,7 +2779,7 @@ skip62:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip63:
+skip65:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -3212,7 +2822,7 @@ skip63:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile57
+	JL      tile59
 	VZEROUPPER
 	RET
 
@@ -3222,7 +2832,7 @@ TEXT ·mul_f32_k192a768c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile64:
+tile66:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -3292,7 +2902,7 @@ tile64:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip65
+	JZ         skip67
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -3333,17 +2943,17 @@ tile64:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip65:
+skip67:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead66
+	JNZ   ahead68
 	MOVQ  DX, BX
 
-ahead66:
+ahead68:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k67:
+k69:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -3504,10 +3114,10 @@ k67:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k67
+	JNZ          k69
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip68
+	JZ           skip70
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -3534,9 +3144,9 @@ k67:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip68:
+skip70:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip69
+	JZ     skip71
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3577,10 +3187,10 @@ skip68:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip69:
+skip71:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip70
+	JZ      skip72
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -3611,10 +3221,10 @@ skip69:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip70:
+skip72:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip71
+	JZ     skip73
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -3655,10 +3265,10 @@ skip70:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip71:
+skip73:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip72
+	JZ      skip74
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -3699,506 +3309,102 @@ skip71:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip72:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip74:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row75:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row75
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile64
+	JL          tile66
 	VZEROUPPER
 	RET
 
@@ -4208,7 +3414,7 @@ TEXT ·mul_f32_k192a768c768_6x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile73:
+tile76:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -4260,14 +3466,14 @@ tile73:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead74
+	JNZ        ahead77
 	MOVQ       DX, BX
 
-ahead74:
+ahead77:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k75:
+k78:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -4386,10 +3592,10 @@ k75:
 	ADDQ         $+768, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k75
+	JNZ          k78
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip76
+	JZ           skip79
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -4410,9 +3616,9 @@ k75:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip76:
+skip79:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip77
+	JZ     skip80
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -4441,10 +3647,10 @@ skip76:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip77:
+skip80:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip78
+	JZ      skip81
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -4470,10 +3676,10 @@ skip77:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip78:
+skip81:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip79
+	JZ     skip82
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -4502,7 +3708,7 @@ skip78:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip79:
+skip82:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -4533,7 +3739,7 @@ skip79:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile73
+	JL      tile76
 	VZEROUPPER
 	RET
 
@@ -4543,7 +3749,7 @@ TEXT ·mul_f32_k192s4x192_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile80:
+tile83:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -4558,10 +3764,10 @@ tile80:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000004, SI
 
-seg81:
+seg84:
 	MOVQ $0x0000000c, DI
 
-k82:
+k85:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -4585,29 +3791,29 @@ k82:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k82
+	JNZ          k85
 	ADDQ         $+576, BX
 	DECQ         SI
-	JNZ          seg81
+	JNZ          seg84
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip83
+	JZ           skip86
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip83:
+skip86:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip84
+	JZ     skip87
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip84:
+skip87:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip85
+	JZ      skip88
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4616,17 +3822,17 @@ skip84:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip85:
+skip88:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip86
+	JZ     skip89
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip86:
+skip89:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4635,7 +3841,7 @@ skip86:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile80
+	JL      tile83
 	VZEROUPPER
 	RET
 
@@ -4645,7 +3851,7 @@ TEXT ·mul_f32_k192s4x192a768c3072_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile87:
+tile90:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -4715,17 +3921,17 @@ tile87:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead88
+	JNZ        ahead91
 	MOVQ       DX, BX
 
-ahead88:
+ahead91:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg89:
+seg92:
 	MOVQ $0x0000000c, R8
 
-k90:
+k93:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -4886,13 +4092,13 @@ k90:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k90
+	JNZ          k93
 	ADDQ         $+576, SI
 	DECQ         DI
-	JNZ          seg89
+	JNZ          seg92
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip91
+	JZ           skip94
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -4919,9 +4125,9 @@ k90:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip91:
+skip94:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip92
+	JZ     skip95
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -4962,10 +4168,10 @@ skip91:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip92:
+skip95:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip93
+	JZ      skip96
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -4996,10 +4202,10 @@ skip92:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip93:
+skip96:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip94
+	JZ     skip97
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -5040,7 +4246,7 @@ skip93:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip94:
+skip97:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5083,7 +4289,7 @@ skip94:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile87
+	JL      tile90
 	VZEROUPPER
 	RET
 
@@ -5093,7 +4299,7 @@ TEXT ·mul_f32_k192s4x192a768c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile95:
+tile98:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -5163,17 +4369,17 @@ tile95:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead96
+	JNZ        ahead99
 	MOVQ       DX, BX
 
-ahead96:
+ahead99:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg97:
+seg100:
 	MOVQ $0x0000000c, R8
 
-k98:
+k101:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -5334,13 +4540,13 @@ k98:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k98
+	JNZ          k101
 	ADDQ         $+576, SI
 	DECQ         DI
-	JNZ          seg97
+	JNZ          seg100
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip99
+	JZ           skip102
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5367,9 +4573,9 @@ k98:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip99:
+skip102:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip100
+	JZ     skip103
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -5410,10 +4616,10 @@ skip99:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip100:
+skip103:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip101
+	JZ      skip104
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5444,10 +4650,10 @@ skip100:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip101:
+skip104:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip102
+	JZ     skip105
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -5488,7 +4694,7 @@ skip101:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip102:
+skip105:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5531,7 +4737,7 @@ skip102:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile95
+	JL      tile98
 	VZEROUPPER
 	RET
 
@@ -5541,7 +4747,7 @@ TEXT ·mul_f32_k192t4_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile103:
+tile106:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -5556,7 +4762,7 @@ tile103:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000030, SI
 
-k104:
+k107:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -5580,26 +4786,26 @@ k104:
 	ADDQ         $+512, DX
 	ADDQ         $+64, BX
 	DECQ         SI
-	JNZ          k104
+	JNZ          k107
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip105
+	JZ           skip108
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip105:
+skip108:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip106
+	JZ     skip109
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip106:
+skip109:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip107
+	JZ      skip110
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5608,17 +4814,17 @@ skip106:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip107:
+skip110:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip108
+	JZ     skip111
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip108:
+skip111:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5627,7 +4833,7 @@ skip108:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile103
+	JL      tile106
 	VZEROUPPER
 	RET
 
@@ -5637,7 +4843,7 @@ TEXT ·mul_f32_k192t4a768c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile109:
+tile112:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -5707,14 +4913,14 @@ tile109:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead110
+	JNZ        ahead113
 	MOVQ       DX, BX
 
-ahead110:
+ahead113:
 	MOVQ (AX), SI
 	MOVQ $0x00000030, DI
 
-k111:
+k114:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -5875,10 +5081,10 @@ k111:
 	ADDQ         $+512, DX
 	ADDQ         $+64, SI
 	DECQ         DI
-	JNZ          k111
+	JNZ          k114
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip112
+	JZ           skip115
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -5905,9 +5111,9 @@ k111:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip112:
+skip115:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip113
+	JZ     skip116
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -5948,10 +5154,10 @@ skip112:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip113:
+skip116:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip114
+	JZ      skip117
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -5982,10 +5188,10 @@ skip113:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip114:
+skip117:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip115
+	JZ     skip118
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -6026,7 +5232,7 @@ skip114:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip115:
+skip118:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6069,7 +5275,7 @@ skip115:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile109
+	JL      tile112
 	VZEROUPPER
 	RET
 
@@ -6079,7 +5285,7 @@ TEXT ·mul_f32_k256_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile116:
+tile119:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -6094,7 +5300,7 @@ tile116:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000040, SI
 
-k117:
+k120:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -6118,26 +5324,26 @@ k117:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k117
+	JNZ          k120
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip118
+	JZ           skip121
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip118:
+skip121:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip119
+	JZ     skip122
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip119:
+skip122:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip120
+	JZ      skip123
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6146,17 +5352,17 @@ skip119:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip120:
+skip123:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip121
+	JZ     skip124
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip121:
+skip124:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6165,7 +5371,7 @@ skip121:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile116
+	JL      tile119
 	VZEROUPPER
 	RET
 
@@ -6175,7 +5381,7 @@ TEXT ·mul_f32_k256_1x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile122:
+tile125:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -6189,18 +5395,18 @@ tile122:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip123
+	JZ         skip126
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip123:
+skip126:
 	MOVQ (AX), BX
 	MOVQ $0x00000040, SI
 
-k124:
+k127:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -6224,26 +5430,26 @@ k124:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k124
+	JNZ          k127
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip125
+	JZ           skip128
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip125:
+skip128:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip126
+	JZ     skip129
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip126:
+skip129:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip127
+	JZ      skip130
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6252,74 +5458,88 @@ skip126:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip127:
+skip130:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip128
+	JZ     skip131
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip128:
+skip131:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip129
+	JZ      skip132
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 
-skip129:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z0, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
+skip132:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row133:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row133
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile122
+	JL          tile125
 	VZEROUPPER
 	RET
 
@@ -6329,7 +5549,7 @@ TEXT ·mul_f32_k256a256c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile130:
+tile134:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -6399,7 +5619,7 @@ tile130:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip131
+	JZ         skip135
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -6440,17 +5660,17 @@ tile130:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip131:
+skip135:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead132
+	JNZ   ahead136
 	MOVQ  DX, BX
 
-ahead132:
+ahead136:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k133:
+k137:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -6611,10 +5831,10 @@ k133:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k133
+	JNZ          k137
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip134
+	JZ           skip138
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -6641,9 +5861,9 @@ k133:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip134:
+skip138:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip135
+	JZ     skip139
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -6684,10 +5904,10 @@ skip134:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip135:
+skip139:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip136
+	JZ      skip140
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6718,10 +5938,10 @@ skip135:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip136:
+skip140:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip137
+	JZ     skip141
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -6762,10 +5982,10 @@ skip136:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip137:
+skip141:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip138
+	JZ      skip142
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -6806,506 +6026,102 @@ skip137:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip138:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip142:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row143:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row143
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile130
+	JL          tile134
 	VZEROUPPER
 	RET
 
@@ -7315,7 +6131,7 @@ TEXT ·mul_f32_k256a256c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile139:
+tile144:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -7385,14 +6201,14 @@ tile139:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead140
+	JNZ        ahead145
 	MOVQ       DX, BX
 
-ahead140:
+ahead145:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k141:
+k146:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -7553,10 +6369,10 @@ k141:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k141
+	JNZ          k146
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip142
+	JZ           skip147
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -7583,9 +6399,9 @@ k141:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip142:
+skip147:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip143
+	JZ     skip148
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -7626,10 +6442,10 @@ skip142:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip143:
+skip148:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip144
+	JZ      skip149
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -7660,375 +6476,11 @@ skip143:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip144:
+skip149:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip145
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip145:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z6, (DX)
-	VMOVUPS Z7, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z10, (DX)
-	VMOVUPS Z11, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z14, (DX)
-	VMOVUPS Z15, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z18, (DX)
-	VMOVUPS Z19, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z22, (DX)
-	VMOVUPS Z23, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile139
-	VZEROUPPER
-	RET
-
-// func mul_f32_k256a512c3072_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k256a512c3072_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile146:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead147
-	MOVQ       DX, BX
-
-ahead147:
-	MOVQ (AX), SI
-	MOVQ $0x00000040, DI
-
-k148:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VBROADCASTSS (SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 2048(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 4096(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 6144(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 8192(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 10240(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 12288(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 14336(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 16384(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 18432(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 20480(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 22528(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VBROADCASTSS 4(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 2052(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 4100(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 6148(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 8196(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 10244(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 12292(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 14340(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 16388(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 18436(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 20484(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 22532(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VBROADCASTSS 8(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 2056(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 4104(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 6152(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 8200(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 10248(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 12296(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 14344(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 16392(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 18440(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 20488(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 22536(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VBROADCASTSS 12(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 2060(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 4108(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 6156(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 8204(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 10252(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 12300(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 14348(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 16396(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 18444(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 20492(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 22540(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	PREFETCHT1   128(BX)
-	PREFETCHT1   192(BX)
-	ADDQ         $+256, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k148
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip149
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip149:
-	TESTL  $0x00000001, 132(AX)
 	JZ     skip150
-	MOVQ   16(AX), DX
+	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -8069,84 +6521,6 @@ skip149:
 	VADDPS 64(DX), Z23, Z23
 
 skip150:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip151
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
-skip151:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip152
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip152:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -8189,426 +6563,17 @@ skip152:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile146
+	JL      tile144
 	VZEROUPPER
 	RET
 
-// func mul_f32_k256a512c3072_6x64_avx512(a *byte)
+// func mul_f32_k256a512c3072_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k256a512c3072_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k256a512c3072_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile153:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       120(AX), SI
-	TESTQ      SI, SI
-	JNZ        ahead154
-	MOVQ       DX, SI
-
-ahead154:
-	MOVQ (AX), DI
-	MOVQ $0x00000040, R8
-
-k155:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VMOVUPS      (DX)(BX*1), Z26
-	VMOVUPS      64(DX)(BX*1), Z27
-	VBROADCASTSS (DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 2048(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 4096(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 6144(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 8192(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 10240(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VMOVUPS      128(DX)(BX*1), Z26
-	VMOVUPS      192(DX)(BX*1), Z27
-	VBROADCASTSS 4(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 2052(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 4100(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 6148(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 8196(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 10244(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VMOVUPS      256(DX)(BX*1), Z26
-	VMOVUPS      320(DX)(BX*1), Z27
-	VBROADCASTSS 8(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 2056(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 4104(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 6152(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 8200(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 10248(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VMOVUPS      384(DX)(BX*1), Z26
-	VMOVUPS      448(DX)(BX*1), Z27
-	VBROADCASTSS 12(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 2060(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 4108(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 6156(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 8204(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 10252(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	ADDQ         $+16, DI
-	DECQ         R8
-	JNZ          k155
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip156
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip156:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip157
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip157:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip158
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z20, Z20
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z21, Z21
-	VMOVUPS 128(DX), Z24
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 192(DX), Z24
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z23, Z23
-
-skip158:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip159
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip159:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	VMOVUPS Z22, 128(DX)
-	VMOVUPS Z23, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile153
-	VZEROUPPER
-	RET
-
-// func mul_f32_k256a512c768_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k256a512c768_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile160:
+tile151:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -8678,14 +6643,14 @@ tile160:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead161
+	JNZ        ahead152
 	MOVQ       DX, BX
 
-ahead161:
+ahead152:
 	MOVQ (AX), SI
 	MOVQ $0x00000040, DI
 
-k162:
+k153:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -8846,10 +6811,10 @@ k162:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k162
+	JNZ          k153
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip163
+	JZ           skip154
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -8876,9 +6841,9 @@ k162:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip163:
+skip154:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip164
+	JZ     skip155
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -8919,10 +6884,10 @@ skip163:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip164:
+skip155:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip165
+	JZ      skip156
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -8953,10 +6918,10 @@ skip164:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip165:
+skip156:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip166
+	JZ     skip157
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -8997,7 +6962,7 @@ skip165:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip166:
+skip157:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -9040,17 +7005,17 @@ skip166:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile160
+	JL      tile151
 	VZEROUPPER
 	RET
 
-// func mul_f32_k256a512c768_6x64_avx512(a *byte)
+// func mul_f32_k256a512c3072_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k256a512c768_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k256a512c3072_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile167:
+tile158:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -9115,14 +7080,14 @@ tile167:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead168
+	JNZ        ahead159
 	MOVQ       DX, SI
 
-ahead168:
+ahead159:
 	MOVQ (AX), DI
 	MOVQ $0x00000040, R8
 
-k169:
+k160:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -9271,10 +7236,10 @@ k169:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k169
+	JNZ          k160
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip170
+	JZ           skip161
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -9301,9 +7266,9 @@ k169:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip170:
+skip161:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip171
+	JZ     skip162
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -9338,10 +7303,10 @@ skip170:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip171:
+skip162:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip172
+	JZ      skip163
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -9374,10 +7339,10 @@ skip171:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip172:
+skip163:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip173
+	JZ     skip164
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -9412,7 +7377,7 @@ skip172:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip173:
+skip164:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -9449,267 +7414,17 @@ skip173:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile167
+	JL      tile158
 	VZEROUPPER
 	RET
 
-// func mul_f32_k384_1x32_avx512(a *byte)
+// func mul_f32_k256a512c768_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k384_1x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k256a512c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile174:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       (AX), BX
-	MOVQ       $0x00000060, SI
-
-k175:
-	VMOVUPS      (DX), Z2
-	VMOVUPS      64(DX), Z3
-	VBROADCASTSS (BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      128(DX), Z2
-	VMOVUPS      192(DX), Z3
-	VBROADCASTSS 4(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      256(DX), Z2
-	VMOVUPS      320(DX), Z3
-	VBROADCASTSS 8(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      384(DX), Z2
-	VMOVUPS      448(DX), Z3
-	VBROADCASTSS 12(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k175
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip176
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
-
-skip176:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip177
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip177:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip178
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z2
-	VADDPS  Z2, Z0, Z0
-	VMOVUPS 64(DX), Z2
-	VADDPS  Z2, Z1, Z1
-
-skip178:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip179
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip179:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile174
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384_1x32_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k384_1x32_gelu_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile180:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip181
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-
-skip181:
-	MOVQ (AX), BX
-	MOVQ $0x00000060, SI
-
-k182:
-	VMOVUPS      (DX), Z2
-	VMOVUPS      64(DX), Z3
-	VBROADCASTSS (BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      128(DX), Z2
-	VMOVUPS      192(DX), Z3
-	VBROADCASTSS 4(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      256(DX), Z2
-	VMOVUPS      320(DX), Z3
-	VBROADCASTSS 8(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      384(DX), Z2
-	VMOVUPS      448(DX), Z3
-	VBROADCASTSS 12(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k182
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip183
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
-
-skip183:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip184
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip184:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip185
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z2
-	VADDPS  Z2, Z0, Z0
-	VMOVUPS 64(DX), Z2
-	VADDPS  Z2, Z1, Z1
-
-skip185:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip186
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip186:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip187
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-
-skip187:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z0, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
-	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile180
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a384c3072_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k384a384c3072_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile188:
+tile165:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -9779,14 +7494,1129 @@ tile188:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead189
+	JNZ        ahead166
 	MOVQ       DX, BX
 
-ahead189:
+ahead166:
+	MOVQ (AX), SI
+	MOVQ $0x00000040, DI
+
+k167:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VBROADCASTSS (SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 2048(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 4096(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 6144(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 8192(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 10240(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 12288(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 14336(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 16384(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 18432(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 20480(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 22528(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VBROADCASTSS 4(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 2052(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 4100(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 6148(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 8196(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 10244(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 12292(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 14340(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 16388(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 18436(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 20484(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 22532(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VBROADCASTSS 8(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 2056(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 4104(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 6152(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 8200(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 10248(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 12296(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 14344(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 16392(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 18440(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 20488(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 22536(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VBROADCASTSS 12(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 2060(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 4108(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 6156(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 8204(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 10252(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 12300(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 14348(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 16396(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 18444(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 20492(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 22540(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	PREFETCHT1   128(BX)
+	PREFETCHT1   192(BX)
+	ADDQ         $+256, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k167
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip168
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip168:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip169
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip169:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip170
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip170:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip171
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip171:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile165
+	VZEROUPPER
+	RET
+
+// func mul_f32_k256a512c768_6x64_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k256a512c768_6x64_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile172:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       120(AX), SI
+	TESTQ      SI, SI
+	JNZ        ahead173
+	MOVQ       DX, SI
+
+ahead173:
+	MOVQ (AX), DI
+	MOVQ $0x00000040, R8
+
+k174:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      (DX)(BX*1), Z26
+	VMOVUPS      64(DX)(BX*1), Z27
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 2048(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 4096(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 6144(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 8192(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 10240(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VMOVUPS      128(DX)(BX*1), Z26
+	VMOVUPS      192(DX)(BX*1), Z27
+	VBROADCASTSS 4(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 2052(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 4100(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 6148(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 8196(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 10244(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VMOVUPS      256(DX)(BX*1), Z26
+	VMOVUPS      320(DX)(BX*1), Z27
+	VBROADCASTSS 8(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 2056(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 4104(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 6152(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 8200(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 10248(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      384(DX)(BX*1), Z26
+	VMOVUPS      448(DX)(BX*1), Z27
+	VBROADCASTSS 12(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 2060(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 4108(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 6156(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 8204(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 10252(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          k174
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip175
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip175:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip176
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip176:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip177
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z20, Z20
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 192(DX), Z24
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z23, Z23
+
+skip177:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip178
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip178:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile172
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384_1x32_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k384_1x32_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile179:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x00000060, SI
+
+k180:
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	VBROADCASTSS (BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      128(DX), Z2
+	VMOVUPS      192(DX), Z3
+	VBROADCASTSS 4(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      256(DX), Z2
+	VMOVUPS      320(DX), Z3
+	VBROADCASTSS 8(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      384(DX), Z2
+	VMOVUPS      448(DX), Z3
+	VBROADCASTSS 12(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k180
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip181
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip181:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip182
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip182:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip183
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z2
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 64(DX), Z2
+	VADDPS  Z2, Z1, Z1
+
+skip183:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip184
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip184:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile179
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384_1x32_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k384_1x32_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile185:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip186
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+
+skip186:
+	MOVQ (AX), BX
+	MOVQ $0x00000060, SI
+
+k187:
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	VBROADCASTSS (BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      128(DX), Z2
+	VMOVUPS      192(DX), Z3
+	VBROADCASTSS 4(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      256(DX), Z2
+	VMOVUPS      320(DX), Z3
+	VBROADCASTSS 8(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      384(DX), Z2
+	VMOVUPS      448(DX), Z3
+	VBROADCASTSS 12(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k187
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip188
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip188:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip189
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip189:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip190
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z2
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 64(DX), Z2
+	VADDPS  Z2, Z1, Z1
+
+skip190:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip191
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip191:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip192
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+
+skip192:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row193:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row193
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile185
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a384c3072_12x32_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k384a384c3072_12x32_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile194:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead195
+	MOVQ       DX, BX
+
+ahead195:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k190:
+k196:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -9947,10 +8777,10 @@ k190:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k190
+	JNZ          k196
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip191
+	JZ           skip197
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -9977,9 +8807,9 @@ k190:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip191:
+skip197:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip192
+	JZ     skip198
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -10020,10 +8850,10 @@ skip191:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip192:
+skip198:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip193
+	JZ      skip199
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -10054,10 +8884,10 @@ skip192:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip193:
+skip199:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip194
+	JZ     skip200
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -10098,7 +8928,7 @@ skip193:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip194:
+skip200:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -10141,7 +8971,7 @@ skip194:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile188
+	JL      tile194
 	VZEROUPPER
 	RET
 
@@ -10151,7 +8981,7 @@ TEXT ·mul_f32_k384a384c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile195:
+tile201:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -10221,7 +9051,7 @@ tile195:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip196
+	JZ         skip202
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -10262,17 +9092,17 @@ tile195:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip196:
+skip202:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead197
+	JNZ   ahead203
 	MOVQ  DX, BX
 
-ahead197:
+ahead203:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k198:
+k204:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -10433,10 +9263,10 @@ k198:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k198
+	JNZ          k204
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip199
+	JZ           skip205
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -10463,9 +9293,9 @@ k198:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip199:
+skip205:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip200
+	JZ     skip206
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -10506,10 +9336,10 @@ skip199:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip200:
+skip206:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip201
+	JZ      skip207
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -10540,10 +9370,10 @@ skip200:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip201:
+skip207:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip202
+	JZ     skip208
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -10584,10 +9414,10 @@ skip201:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip202:
+skip208:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip203
+	JZ      skip209
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -10628,921 +9458,108 @@ skip202:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip203:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip209:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row210:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row210
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile195
+	JL          tile201
 	VZEROUPPER
 	RET
 
 // func mul_f32_k384a384c3072_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·mul_f32_k384a384c3072_6x64_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile204:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       120(AX), SI
-	TESTQ      SI, SI
-	JNZ        ahead205
-	MOVQ       DX, SI
-
-ahead205:
-	MOVQ (AX), DI
-	MOVQ $0x00000060, R8
-
-k206:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VMOVUPS      (DX)(BX*1), Z26
-	VMOVUPS      64(DX)(BX*1), Z27
-	VBROADCASTSS (DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 1536(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 3072(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 4608(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 6144(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 7680(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VMOVUPS      128(DX)(BX*1), Z26
-	VMOVUPS      192(DX)(BX*1), Z27
-	VBROADCASTSS 4(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 1540(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 3076(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 4612(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 6148(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 7684(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VMOVUPS      256(DX)(BX*1), Z26
-	VMOVUPS      320(DX)(BX*1), Z27
-	VBROADCASTSS 8(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 1544(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 3080(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 4616(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 6152(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 7688(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VMOVUPS      384(DX)(BX*1), Z26
-	VMOVUPS      448(DX)(BX*1), Z27
-	VBROADCASTSS 12(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 1548(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 3084(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 4620(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 6156(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 7692(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	ADDQ         $+16, DI
-	DECQ         R8
-	JNZ          k206
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip207
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip207:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip208
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip208:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip209
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z20, Z20
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z21, Z21
-	VMOVUPS 128(DX), Z24
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 192(DX), Z24
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z23, Z23
-
-skip209:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip210
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip210:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	VMOVUPS Z22, 128(DX)
-	VMOVUPS Z23, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile204
-	VZEROUPPER
-	RET
-
-// func mul_f32_k384a384c3072_6x64_gelu_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k384a384c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -11609,54 +9626,16 @@ tile211:
 	PREFETCHT0 64(SI)
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
-	MOVQ       40(AX), SI
+	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JZ         skip212
-	MOVQ       40(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       88(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
+	JNZ        ahead212
+	MOVQ       DX, SI
 
-skip212:
-	MOVQ  120(AX), SI
-	TESTQ SI, SI
-	JNZ   ahead213
-	MOVQ  DX, SI
-
-ahead213:
+ahead212:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k214:
+k213:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -11805,10 +9784,10 @@ k214:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k214
+	JNZ          k213
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip215
+	JZ           skip214
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -11835,9 +9814,9 @@ k214:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip215:
+skip214:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip216
+	JZ     skip215
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -11872,10 +9851,10 @@ skip215:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip216:
+skip215:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip217
+	JZ      skip216
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -11908,10 +9887,10 @@ skip216:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip217:
+skip216:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip218
+	JZ     skip217
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -11946,10 +9925,457 @@ skip217:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip218:
+skip217:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile211
+	VZEROUPPER
+	RET
+
+// func mul_f32_k384a384c3072_6x64_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k384a384c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile218:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip219
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+
+skip219:
+	MOVQ  120(AX), SI
+	TESTQ SI, SI
+	JNZ   ahead220
+	MOVQ  DX, SI
+
+ahead220:
+	MOVQ (AX), DI
+	MOVQ $0x00000060, R8
+
+k221:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      (DX)(BX*1), Z26
+	VMOVUPS      64(DX)(BX*1), Z27
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 1536(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 3072(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 4608(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 6144(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 7680(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VMOVUPS      128(DX)(BX*1), Z26
+	VMOVUPS      192(DX)(BX*1), Z27
+	VBROADCASTSS 4(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 1540(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 3076(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 4612(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 6148(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 7684(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VMOVUPS      256(DX)(BX*1), Z26
+	VMOVUPS      320(DX)(BX*1), Z27
+	VBROADCASTSS 8(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 1544(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 3080(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 4616(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 6152(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 7688(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      384(DX)(BX*1), Z26
+	VMOVUPS      448(DX)(BX*1), Z27
+	VBROADCASTSS 12(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 1548(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 3084(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 4620(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 6156(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 7692(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          k221
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip222
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip222:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip223
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip223:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip224
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z20, Z20
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 192(DX), Z24
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z23, Z23
+
+skip224:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip225
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip225:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip219
+	JZ      skip226
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -11984,500 +10410,138 @@ skip218:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip219:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
+skip226:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row227:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	VMOVUPS     128(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 128(DX)
+	VMOVUPS     192(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	VMOVUPS     Z22, 128(DX)
-	VMOVUPS     Z23, 192(DX)
+	DECQ        SI
+	JNZ         row227
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile211
+	JL          tile218
 	VZEROUPPER
 	RET
 
@@ -12487,7 +10551,7 @@ TEXT ·mul_f32_k384a384c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile220:
+tile228:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -12557,14 +10621,14 @@ tile220:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead221
+	JNZ        ahead229
 	MOVQ       DX, BX
 
-ahead221:
+ahead229:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k222:
+k230:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -12725,10 +10789,10 @@ k222:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k222
+	JNZ          k230
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip223
+	JZ           skip231
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -12755,9 +10819,9 @@ k222:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip223:
+skip231:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip224
+	JZ     skip232
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -12798,10 +10862,10 @@ skip223:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip224:
+skip232:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip225
+	JZ      skip233
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -12832,10 +10896,10 @@ skip224:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip225:
+skip233:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip226
+	JZ     skip234
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -12876,7 +10940,7 @@ skip225:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip226:
+skip234:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -12919,7 +10983,7 @@ skip226:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile220
+	JL      tile228
 	VZEROUPPER
 	RET
 
@@ -12929,7 +10993,7 @@ TEXT ·mul_f32_k384a384c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile227:
+tile235:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -12994,14 +11058,14 @@ tile227:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead228
+	JNZ        ahead236
 	MOVQ       DX, SI
 
-ahead228:
+ahead236:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k229:
+k237:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -13150,10 +11214,10 @@ k229:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k229
+	JNZ          k237
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip230
+	JZ           skip238
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -13180,9 +11244,9 @@ k229:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip230:
+skip238:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip231
+	JZ     skip239
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -13217,10 +11281,10 @@ skip230:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip231:
+skip239:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip232
+	JZ      skip240
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -13253,10 +11317,10 @@ skip231:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip232:
+skip240:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip233
+	JZ     skip241
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -13291,7 +11355,7 @@ skip232:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip233:
+skip241:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -13328,7 +11392,7 @@ skip233:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile227
+	JL      tile235
 	VZEROUPPER
 	RET
 
@@ -13338,7 +11402,7 @@ TEXT ·mul_f32_k384a768c256_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile234:
+tile242:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -13408,14 +11472,14 @@ tile234:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead235
+	JNZ        ahead243
 	MOVQ       DX, BX
 
-ahead235:
+ahead243:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k236:
+k244:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -13576,10 +11640,10 @@ k236:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k236
+	JNZ          k244
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip237
+	JZ           skip245
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -13606,9 +11670,9 @@ k236:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip237:
+skip245:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip238
+	JZ     skip246
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -13649,10 +11713,10 @@ skip237:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip238:
+skip246:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip239
+	JZ      skip247
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -13683,10 +11747,10 @@ skip238:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip239:
+skip247:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip240
+	JZ     skip248
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -13727,7 +11791,7 @@ skip239:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip240:
+skip248:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -13770,7 +11834,7 @@ skip240:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile234
+	JL      tile242
 	VZEROUPPER
 	RET
 
@@ -13780,7 +11844,7 @@ TEXT ·mul_f32_k384a768c256_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile241:
+tile249:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -13845,14 +11909,14 @@ tile241:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead242
+	JNZ        ahead250
 	MOVQ       DX, SI
 
-ahead242:
+ahead250:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k243:
+k251:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -14001,10 +12065,10 @@ k243:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k243
+	JNZ          k251
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip244
+	JZ           skip252
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -14031,9 +12095,9 @@ k243:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip244:
+skip252:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip245
+	JZ     skip253
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -14068,10 +12132,10 @@ skip244:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip245:
+skip253:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip246
+	JZ      skip254
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -14104,10 +12168,10 @@ skip245:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip246:
+skip254:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip247
+	JZ     skip255
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -14142,7 +12206,7 @@ skip246:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip247:
+skip255:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -14179,7 +12243,7 @@ skip247:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile241
+	JL      tile249
 	VZEROUPPER
 	RET
 
@@ -14189,7 +12253,7 @@ TEXT ·mul_f32_k384a768c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile248:
+tile256:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -14259,7 +12323,7 @@ tile248:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip249
+	JZ         skip257
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -14300,17 +12364,17 @@ tile248:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip249:
+skip257:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead250
+	JNZ   ahead258
 	MOVQ  DX, BX
 
-ahead250:
+ahead258:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k251:
+k259:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -14471,10 +12535,10 @@ k251:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k251
+	JNZ          k259
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip252
+	JZ           skip260
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -14501,9 +12565,9 @@ k251:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip252:
+skip260:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip253
+	JZ     skip261
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -14544,10 +12608,10 @@ skip252:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip253:
+skip261:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip254
+	JZ      skip262
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -14578,10 +12642,10 @@ skip253:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip254:
+skip262:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip255
+	JZ     skip263
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -14622,10 +12686,10 @@ skip254:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip255:
+skip263:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip256
+	JZ      skip264
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -14666,506 +12730,102 @@ skip255:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip256:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip264:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row265:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row265
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile248
+	JL          tile256
 	VZEROUPPER
 	RET
 
@@ -15175,7 +12835,7 @@ TEXT ·mul_f32_k384a768c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile257:
+tile266:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -15240,7 +12900,7 @@ tile257:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip258
+	JZ         skip267
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -15275,17 +12935,17 @@ tile257:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip258:
+skip267:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead259
+	JNZ   ahead268
 	MOVQ  DX, SI
 
-ahead259:
+ahead268:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k260:
+k269:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -15434,10 +13094,10 @@ k260:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k260
+	JNZ          k269
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip261
+	JZ           skip270
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -15464,9 +13124,9 @@ k260:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip261:
+skip270:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip262
+	JZ     skip271
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -15501,10 +13161,10 @@ skip261:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip262:
+skip271:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip263
+	JZ      skip272
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -15537,10 +13197,10 @@ skip262:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip263:
+skip272:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip264
+	JZ     skip273
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -15575,10 +13235,10 @@ skip263:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip264:
+skip273:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip265
+	JZ      skip274
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -15613,500 +13273,138 @@ skip264:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip265:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
+skip274:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row275:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	VMOVUPS     128(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 128(DX)
+	VMOVUPS     192(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	VMOVUPS     Z22, 128(DX)
-	VMOVUPS     Z23, 192(DX)
+	DECQ        SI
+	JNZ         row275
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile257
+	JL          tile266
 	VZEROUPPER
 	RET
 
@@ -16116,7 +13414,7 @@ TEXT ·mul_f32_k384a768c512_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile266:
+tile276:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -16186,14 +13484,14 @@ tile266:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead267
+	JNZ        ahead277
 	MOVQ       DX, BX
 
-ahead267:
+ahead277:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k268:
+k278:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -16354,10 +13652,10 @@ k268:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k268
+	JNZ          k278
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip269
+	JZ           skip279
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -16384,9 +13682,9 @@ k268:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip269:
+skip279:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip270
+	JZ     skip280
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -16427,10 +13725,10 @@ skip269:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip270:
+skip280:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip271
+	JZ      skip281
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16461,10 +13759,10 @@ skip270:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip271:
+skip281:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip272
+	JZ     skip282
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -16505,7 +13803,7 @@ skip271:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip272:
+skip282:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -16548,7 +13846,7 @@ skip272:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile266
+	JL      tile276
 	VZEROUPPER
 	RET
 
@@ -16558,7 +13856,7 @@ TEXT ·mul_f32_k384a768c512_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile273:
+tile283:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -16623,14 +13921,14 @@ tile273:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead274
+	JNZ        ahead284
 	MOVQ       DX, SI
 
-ahead274:
+ahead284:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k275:
+k285:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -16779,10 +14077,10 @@ k275:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k275
+	JNZ          k285
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip276
+	JZ           skip286
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -16809,9 +14107,9 @@ k275:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip276:
+skip286:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip277
+	JZ     skip287
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -16846,10 +14144,10 @@ skip276:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip277:
+skip287:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip278
+	JZ      skip288
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -16882,10 +14180,10 @@ skip277:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip278:
+skip288:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip279
+	JZ     skip289
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -16920,7 +14218,7 @@ skip278:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip279:
+skip289:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -16957,7 +14255,7 @@ skip279:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile273
+	JL      tile283
 	VZEROUPPER
 	RET
 
@@ -16967,7 +14265,7 @@ TEXT ·mul_f32_k384a768c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile280:
+tile290:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -17037,14 +14335,14 @@ tile280:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead281
+	JNZ        ahead291
 	MOVQ       DX, BX
 
-ahead281:
+ahead291:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k282:
+k292:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -17205,10 +14503,10 @@ k282:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k282
+	JNZ          k292
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip283
+	JZ           skip293
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -17235,9 +14533,9 @@ k282:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip283:
+skip293:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip284
+	JZ     skip294
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17278,10 +14576,10 @@ skip283:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip284:
+skip294:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip285
+	JZ      skip295
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17312,10 +14610,10 @@ skip284:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip285:
+skip295:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip286
+	JZ     skip296
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -17356,7 +14654,7 @@ skip285:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip286:
+skip296:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17399,7 +14697,7 @@ skip286:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile280
+	JL      tile290
 	VZEROUPPER
 	RET
 
@@ -17409,7 +14707,7 @@ TEXT ·mul_f32_k384a768c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile287:
+tile297:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -17474,14 +14772,14 @@ tile287:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead288
+	JNZ        ahead298
 	MOVQ       DX, SI
 
-ahead288:
+ahead298:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k289:
+k299:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -17630,10 +14928,10 @@ k289:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k289
+	JNZ          k299
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip290
+	JZ           skip300
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -17660,9 +14958,9 @@ k289:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip290:
+skip300:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip291
+	JZ     skip301
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -17697,10 +14995,10 @@ skip290:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip291:
+skip301:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip292
+	JZ      skip302
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -17733,10 +15031,10 @@ skip291:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip292:
+skip302:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip293
+	JZ     skip303
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -17771,7 +15069,7 @@ skip292:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip293:
+skip303:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -17808,7 +15106,7 @@ skip293:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile287
+	JL      tile297
 	VZEROUPPER
 	RET
 
@@ -17818,7 +15116,7 @@ TEXT ·mul_f32_k384s2x384_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile294:
+tile304:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -17833,10 +15131,10 @@ tile294:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000002, SI
 
-seg295:
+seg305:
 	MOVQ $0x00000030, DI
 
-k296:
+k306:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -17860,29 +15158,29 @@ k296:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k296
+	JNZ          k306
 	ADDQ         $+768, BX
 	DECQ         SI
-	JNZ          seg295
+	JNZ          seg305
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip297
+	JZ           skip307
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip297:
+skip307:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip298
+	JZ     skip308
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip298:
+skip308:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip299
+	JZ      skip309
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17891,17 +15189,17 @@ skip298:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip299:
+skip309:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip300
+	JZ     skip310
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip300:
+skip310:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -17910,7 +15208,7 @@ skip300:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile294
+	JL      tile304
 	VZEROUPPER
 	RET
 
@@ -17920,7 +15218,7 @@ TEXT ·mul_f32_k384s2x384a768c3072_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile301:
+tile311:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -17990,17 +15288,17 @@ tile301:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead302
+	JNZ        ahead312
 	MOVQ       DX, BX
 
-ahead302:
+ahead312:
 	MOVQ (AX), SI
 	MOVQ $0x00000002, DI
 
-seg303:
+seg313:
 	MOVQ $0x00000030, R8
 
-k304:
+k314:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -18161,13 +15459,13 @@ k304:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k304
+	JNZ          k314
 	ADDQ         $+768, SI
 	DECQ         DI
-	JNZ          seg303
+	JNZ          seg313
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip305
+	JZ           skip315
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -18194,9 +15492,9 @@ k304:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip305:
+skip315:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip306
+	JZ     skip316
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -18237,10 +15535,10 @@ skip305:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip306:
+skip316:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip307
+	JZ      skip317
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18271,10 +15569,10 @@ skip306:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip307:
+skip317:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip308
+	JZ     skip318
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -18315,7 +15613,7 @@ skip307:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip308:
+skip318:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -18358,7 +15656,7 @@ skip308:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile301
+	JL      tile311
 	VZEROUPPER
 	RET
 
@@ -18368,7 +15666,7 @@ TEXT ·mul_f32_k384s2x384a768c3072_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile309:
+tile319:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -18433,17 +15731,17 @@ tile309:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead310
+	JNZ        ahead320
 	MOVQ       DX, SI
 
-ahead310:
+ahead320:
 	MOVQ (AX), DI
 	MOVQ $0x00000002, R8
 
-seg311:
+seg321:
 	MOVQ $0x00000030, R9
 
-k312:
+k322:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -18592,13 +15890,13 @@ k312:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          k312
+	JNZ          k322
 	ADDQ         $+768, DI
 	DECQ         R8
-	JNZ          seg311
+	JNZ          seg321
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip313
+	JZ           skip323
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -18625,9 +15923,9 @@ k312:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip313:
+skip323:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip314
+	JZ     skip324
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18662,10 +15960,10 @@ skip313:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip314:
+skip324:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip315
+	JZ      skip325
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18698,10 +15996,10 @@ skip314:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip315:
+skip325:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip316
+	JZ     skip326
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -18736,7 +16034,7 @@ skip315:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip316:
+skip326:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -18773,7 +16071,7 @@ skip316:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile309
+	JL      tile319
 	VZEROUPPER
 	RET
 
@@ -18783,7 +16081,7 @@ TEXT ·mul_f32_k384s2x384a768c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile317:
+tile327:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -18853,17 +16151,17 @@ tile317:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead318
+	JNZ        ahead328
 	MOVQ       DX, BX
 
-ahead318:
+ahead328:
 	MOVQ (AX), SI
 	MOVQ $0x00000002, DI
 
-seg319:
+seg329:
 	MOVQ $0x00000030, R8
 
-k320:
+k330:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -19024,13 +16322,13 @@ k320:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k320
+	JNZ          k330
 	ADDQ         $+768, SI
 	DECQ         DI
-	JNZ          seg319
+	JNZ          seg329
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip321
+	JZ           skip331
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -19057,9 +16355,9 @@ k320:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip321:
+skip331:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip322
+	JZ     skip332
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19100,10 +16398,10 @@ skip321:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip322:
+skip332:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip323
+	JZ      skip333
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19134,10 +16432,10 @@ skip322:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip323:
+skip333:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip324
+	JZ     skip334
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -19178,7 +16476,7 @@ skip323:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip324:
+skip334:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19221,7 +16519,7 @@ skip324:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile317
+	JL      tile327
 	VZEROUPPER
 	RET
 
@@ -19231,7 +16529,7 @@ TEXT ·mul_f32_k384s2x384a768c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile325:
+tile335:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -19296,17 +16594,17 @@ tile325:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead326
+	JNZ        ahead336
 	MOVQ       DX, SI
 
-ahead326:
+ahead336:
 	MOVQ (AX), DI
 	MOVQ $0x00000002, R8
 
-seg327:
+seg337:
 	MOVQ $0x00000030, R9
 
-k328:
+k338:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -19455,13 +16753,13 @@ k328:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R9
-	JNZ          k328
+	JNZ          k338
 	ADDQ         $+768, DI
 	DECQ         R8
-	JNZ          seg327
+	JNZ          seg337
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip329
+	JZ           skip339
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -19488,9 +16786,9 @@ k328:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip329:
+skip339:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip330
+	JZ     skip340
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19525,10 +16823,10 @@ skip329:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip330:
+skip340:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip331
+	JZ      skip341
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19561,10 +16859,10 @@ skip330:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip331:
+skip341:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip332
+	JZ     skip342
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -19599,7 +16897,7 @@ skip331:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip332:
+skip342:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -19636,7 +16934,7 @@ skip332:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile325
+	JL      tile335
 	VZEROUPPER
 	RET
 
@@ -19646,7 +16944,7 @@ TEXT ·mul_f32_k384t2_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile333:
+tile343:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -19661,7 +16959,7 @@ tile333:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000060, SI
 
-k334:
+k344:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -19685,26 +16983,26 @@ k334:
 	ADDQ         $+512, DX
 	ADDQ         $+32, BX
 	DECQ         SI
-	JNZ          k334
+	JNZ          k344
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip335
+	JZ           skip345
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip335:
+skip345:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip336
+	JZ     skip346
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip336:
+skip346:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip337
+	JZ      skip347
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19713,17 +17011,17 @@ skip336:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip337:
+skip347:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip338
+	JZ     skip348
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip338:
+skip348:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -19732,7 +17030,7 @@ skip338:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile333
+	JL      tile343
 	VZEROUPPER
 	RET
 
@@ -19742,7 +17040,7 @@ TEXT ·mul_f32_k384t2a768c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile339:
+tile349:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -19812,14 +17110,14 @@ tile339:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead340
+	JNZ        ahead350
 	MOVQ       DX, BX
 
-ahead340:
+ahead350:
 	MOVQ (AX), SI
 	MOVQ $0x00000060, DI
 
-k341:
+k351:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -19980,10 +17278,10 @@ k341:
 	ADDQ         $+512, DX
 	ADDQ         $+32, SI
 	DECQ         DI
-	JNZ          k341
+	JNZ          k351
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip342
+	JZ           skip352
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -20010,9 +17308,9 @@ k341:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip342:
+skip352:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip343
+	JZ     skip353
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20053,10 +17351,10 @@ skip342:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip343:
+skip353:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip344
+	JZ      skip354
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20087,10 +17385,10 @@ skip343:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip344:
+skip354:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip345
+	JZ     skip355
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -20131,7 +17429,7 @@ skip344:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip345:
+skip355:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20174,7 +17472,7 @@ skip345:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile339
+	JL      tile349
 	VZEROUPPER
 	RET
 
@@ -20184,7 +17482,7 @@ TEXT ·mul_f32_k384t2a768c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile346:
+tile356:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -20249,14 +17547,14 @@ tile346:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead347
+	JNZ        ahead357
 	MOVQ       DX, SI
 
-ahead347:
+ahead357:
 	MOVQ (AX), DI
 	MOVQ $0x00000060, R8
 
-k348:
+k358:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -20405,10 +17703,10 @@ k348:
 	ADDQ         $+512, DX
 	ADDQ         $+32, DI
 	DECQ         R8
-	JNZ          k348
+	JNZ          k358
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip349
+	JZ           skip359
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -20435,9 +17733,9 @@ k348:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip349:
+skip359:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip350
+	JZ     skip360
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20472,10 +17770,10 @@ skip349:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip350:
+skip360:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip351
+	JZ      skip361
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20508,10 +17806,10 @@ skip350:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip351:
+skip361:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip352
+	JZ     skip362
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -20546,7 +17844,7 @@ skip351:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip352:
+skip362:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -20583,7 +17881,7 @@ skip352:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile346
+	JL      tile356
 	VZEROUPPER
 	RET
 
@@ -20593,7 +17891,7 @@ TEXT ·mul_f32_k512_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile353:
+tile363:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -20608,7 +17906,7 @@ tile353:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000080, SI
 
-k354:
+k364:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -20632,26 +17930,26 @@ k354:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k354
+	JNZ          k364
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip355
+	JZ           skip365
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip355:
+skip365:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip356
+	JZ     skip366
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip356:
+skip366:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip357
+	JZ      skip367
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20660,17 +17958,17 @@ skip356:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip357:
+skip367:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip358
+	JZ     skip368
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip358:
+skip368:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20679,7 +17977,7 @@ skip358:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile353
+	JL      tile363
 	VZEROUPPER
 	RET
 
@@ -20689,7 +17987,7 @@ TEXT ·mul_f32_k512_1x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile359:
+tile369:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -20703,18 +18001,18 @@ tile359:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip360
+	JZ         skip370
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip360:
+skip370:
 	MOVQ (AX), BX
 	MOVQ $0x00000080, SI
 
-k361:
+k371:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -20738,26 +18036,26 @@ k361:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k361
+	JNZ          k371
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip362
+	JZ           skip372
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip362:
+skip372:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip363
+	JZ     skip373
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip363:
+skip373:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip364
+	JZ      skip374
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -20766,74 +18064,88 @@ skip363:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip364:
+skip374:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip365
+	JZ     skip375
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip365:
+skip375:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip366
+	JZ      skip376
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
 	VMOVUPS Z0, (DX)
 	VMOVUPS Z1, 64(DX)
 
-skip366:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z0, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
+skip376:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row377:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row377
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile359
+	JL          tile369
 	VZEROUPPER
 	RET
 
@@ -20843,7 +18155,7 @@ TEXT ·mul_f32_k512a512c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile367:
+tile378:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -20913,7 +18225,7 @@ tile367:
 	PREFETCHT0 64(BX)
 	MOVQ       40(AX), BX
 	TESTQ      BX, BX
-	JZ         skip368
+	JZ         skip379
 	MOVQ       40(AX), BX
 	IMUL3Q     $0x00000080, CX, SI
 	ADDQ       SI, BX
@@ -20954,17 +18266,17 @@ tile367:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 
-skip368:
+skip379:
 	MOVQ  120(AX), BX
 	TESTQ BX, BX
-	JNZ   ahead369
+	JNZ   ahead380
 	MOVQ  DX, BX
 
-ahead369:
+ahead380:
 	MOVQ (AX), SI
 	MOVQ $0x00000080, DI
 
-k370:
+k381:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -21125,10 +18437,10 @@ k370:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k370
+	JNZ          k381
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip371
+	JZ           skip382
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -21155,9 +18467,9 @@ k370:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip371:
+skip382:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip372
+	JZ     skip383
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21198,10 +18510,10 @@ skip371:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip372:
+skip383:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip373
+	JZ      skip384
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -21232,10 +18544,10 @@ skip372:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip373:
+skip384:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip374
+	JZ     skip385
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -21276,10 +18588,10 @@ skip373:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip374:
+skip385:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip375
+	JZ      skip386
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -21320,506 +18632,102 @@ skip374:
 	VMOVUPS Z22, (DX)
 	VMOVUPS Z23, 64(DX)
 
-skip375:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
+skip386:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row387:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
 	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
+	DECQ        SI
+	JNZ         row387
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile367
+	JL          tile378
 	VZEROUPPER
 	RET
 
@@ -21829,7 +18737,7 @@ TEXT ·mul_f32_k512a512c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile376:
+tile388:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -21894,7 +18802,7 @@ tile376:
 	PREFETCHT0 192(SI)
 	MOVQ       40(AX), SI
 	TESTQ      SI, SI
-	JZ         skip377
+	JZ         skip389
 	MOVQ       40(AX), SI
 	IMUL3Q     $0x00000100, CX, DI
 	ADDQ       DI, SI
@@ -21929,17 +18837,17 @@ tile376:
 	PREFETCHT0 128(SI)
 	PREFETCHT0 192(SI)
 
-skip377:
+skip389:
 	MOVQ  120(AX), SI
 	TESTQ SI, SI
-	JNZ   ahead378
+	JNZ   ahead390
 	MOVQ  DX, SI
 
-ahead378:
+ahead390:
 	MOVQ (AX), DI
 	MOVQ $0x00000080, R8
 
-k379:
+k391:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -22088,10 +18996,10 @@ k379:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k379
+	JNZ          k391
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip380
+	JZ           skip392
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -22118,9 +19026,9 @@ k379:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip380:
+skip392:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip381
+	JZ     skip393
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22155,10 +19063,10 @@ skip380:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip381:
+skip393:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip382
+	JZ      skip394
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22191,10 +19099,10 @@ skip381:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip382:
+skip394:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip383
+	JZ     skip395
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -22229,10 +19137,10 @@ skip382:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip383:
+skip395:
 	MOVQ    40(AX), DX
 	TESTQ   DX, DX
-	JZ      skip384
+	JZ      skip396
 	MOVQ    40(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -22267,500 +19175,138 @@ skip383:
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
 
-skip384:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
+skip396:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row397:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
 	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	VMOVUPS     128(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 128(DX)
+	VMOVUPS     192(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 192(DX)
 	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	VMOVUPS     Z22, 128(DX)
-	VMOVUPS     Z23, 192(DX)
+	DECQ        SI
+	JNZ         row397
 	INCQ        CX
 	MOVQ        104(AX), DX
 	CMPQ        CX, DX
-	JL          tile376
+	JL          tile388
 	VZEROUPPER
 	RET
 
@@ -22770,7 +19316,7 @@ TEXT ·mul_f32_k512a512c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile385:
+tile398:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -22840,14 +19386,14 @@ tile385:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead386
+	JNZ        ahead399
 	MOVQ       DX, BX
 
-ahead386:
+ahead399:
 	MOVQ (AX), SI
 	MOVQ $0x00000080, DI
 
-k387:
+k400:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -23008,10 +19554,10 @@ k387:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k387
+	JNZ          k400
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip388
+	JZ           skip401
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -23038,9 +19584,9 @@ k387:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip388:
+skip401:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip389
+	JZ     skip402
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23081,10 +19627,10 @@ skip388:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip389:
+skip402:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip390
+	JZ      skip403
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23115,10 +19661,10 @@ skip389:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip390:
+skip403:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip391
+	JZ     skip404
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -23159,7 +19705,7 @@ skip390:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip391:
+skip404:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -23202,7 +19748,7 @@ skip391:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile385
+	JL      tile398
 	VZEROUPPER
 	RET
 
@@ -23212,7 +19758,7 @@ TEXT ·mul_f32_k512a512c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile392:
+tile405:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -23277,14 +19823,14 @@ tile392:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead393
+	JNZ        ahead406
 	MOVQ       DX, SI
 
-ahead393:
+ahead406:
 	MOVQ (AX), DI
 	MOVQ $0x00000080, R8
 
-k394:
+k407:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -23433,530 +19979,8 @@ k394:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k394
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip395
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip395:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip396
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip396:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip397
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z20, Z20
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z21, Z21
-	VMOVUPS 128(DX), Z24
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 192(DX), Z24
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z23, Z23
-
-skip397:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip398
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip398:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	VMOVUPS Z22, 128(DX)
-	VMOVUPS Z23, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile392
-	VZEROUPPER
-	RET
-
-// func mul_f32_k676_1x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k676_1x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile399:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       (AX), BX
-	MOVQ       $0x000000a9, SI
-
-k400:
-	VMOVUPS      (DX), Z2
-	VMOVUPS      64(DX), Z3
-	VBROADCASTSS (BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      128(DX), Z2
-	VMOVUPS      192(DX), Z3
-	VBROADCASTSS 4(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      256(DX), Z2
-	VMOVUPS      320(DX), Z3
-	VBROADCASTSS 8(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      384(DX), Z2
-	VMOVUPS      448(DX), Z3
-	VBROADCASTSS 12(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k400
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip401
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
-
-skip401:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip402
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip402:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip403
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z2
-	VADDPS  Z2, Z0, Z0
-	VMOVUPS 64(DX), Z2
-	VADDPS  Z2, Z1, Z1
-
-skip403:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip404
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip404:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile399
-	VZEROUPPER
-	RET
-
-// func mul_f32_k676a32000c768_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k676a32000c768_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile405:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead406
-	MOVQ       DX, BX
-
-ahead406:
-	MOVQ (AX), SI
-	MOVQ $0x000000a9, DI
-
-k407:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VBROADCASTSS (SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 128000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 256000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 384000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 512000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 640000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 768000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 896000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 1024000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 1152000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 1280000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 1408000(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VBROADCASTSS 4(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 128004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 256004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 384004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 512004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 640004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 768004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 896004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 1024004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 1152004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 1280004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 1408004(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VBROADCASTSS 8(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 128008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 256008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 384008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 512008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 640008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 768008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 896008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 1024008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 1152008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 1280008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 1408008(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VBROADCASTSS 12(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 128012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 256012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 384012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 512012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 640012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 768012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 896012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 1024012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 1152012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 1280012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 1408012(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	PREFETCHT1   128(BX)
-	PREFETCHT1   192(BX)
-	ADDQ         $+256, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
 	JNZ          k407
-	MOVQ         BX, 120(AX)
+	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
 	JZ           skip408
 	VBROADCASTSS 128(AX), Z24
@@ -23989,431 +20013,6 @@ skip408:
 	TESTL  $0x00000001, 132(AX)
 	JZ     skip409
 	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip409:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip410
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
-skip410:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip411
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip411:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z6, (DX)
-	VMOVUPS Z7, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z10, (DX)
-	VMOVUPS Z11, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z14, (DX)
-	VMOVUPS Z15, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z18, (DX)
-	VMOVUPS Z19, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z22, (DX)
-	VMOVUPS Z23, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile405
-	VZEROUPPER
-	RET
-
-// func mul_f32_k676a32000c768_6x64_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k676a32000c768_6x64_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile412:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       120(AX), SI
-	TESTQ      SI, SI
-	JNZ        ahead413
-	MOVQ       DX, SI
-
-ahead413:
-	MOVQ (AX), DI
-	MOVQ $0x000000a9, R8
-
-k414:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VMOVUPS      (DX)(BX*1), Z26
-	VMOVUPS      64(DX)(BX*1), Z27
-	VBROADCASTSS (DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 128000(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 256000(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 384000(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 512000(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 640000(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VMOVUPS      128(DX)(BX*1), Z26
-	VMOVUPS      192(DX)(BX*1), Z27
-	VBROADCASTSS 4(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 128004(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 256004(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 384004(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 512004(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 640004(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VMOVUPS      256(DX)(BX*1), Z26
-	VMOVUPS      320(DX)(BX*1), Z27
-	VBROADCASTSS 8(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 128008(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 256008(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 384008(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 512008(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 640008(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VMOVUPS      384(DX)(BX*1), Z26
-	VMOVUPS      448(DX)(BX*1), Z27
-	VBROADCASTSS 12(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 128012(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 256012(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 384012(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 512012(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 640012(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	ADDQ         $+16, DI
-	DECQ         R8
-	JNZ          k414
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip415
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip415:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip416
-	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -24447,10 +20046,10 @@ skip415:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip416:
+skip409:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip417
+	JZ      skip410
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -24483,10 +20082,10 @@ skip416:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip417:
+skip410:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip418
+	JZ     skip411
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -24521,7 +20120,7 @@ skip417:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip418:
+skip411:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -24558,17 +20157,17 @@ skip418:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile412
+	JL      tile405
 	VZEROUPPER
 	RET
 
-// func mul_f32_k764_1x32_avx512(a *byte)
+// func mul_f32_k676_1x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k764_1x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k676_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile419:
+tile412:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -24581,9 +20180,9 @@ tile419:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 	MOVQ       (AX), BX
-	MOVQ       $0x000000bf, SI
+	MOVQ       $0x000000a9, SI
 
-k420:
+k413:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -24607,26 +20206,26 @@ k420:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k420
+	JNZ          k413
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip421
+	JZ           skip414
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip421:
+skip414:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip422
+	JZ     skip415
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip422:
+skip415:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip423
+	JZ      skip416
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -24635,17 +20234,17 @@ skip422:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip423:
+skip416:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip424
+	JZ     skip417
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip424:
+skip417:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -24654,17 +20253,17 @@ skip424:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile419
+	JL      tile412
 	VZEROUPPER
 	RET
 
-// func mul_f32_k764a32000c768_12x32_avx512(a *byte)
+// func mul_f32_k676a32000c768_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k764a32000c768_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k676a32000c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile425:
+tile418:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -24734,14 +20333,14 @@ tile425:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead426
+	JNZ        ahead419
 	MOVQ       DX, BX
 
-ahead426:
+ahead419:
 	MOVQ (AX), SI
-	MOVQ $0x000000bf, DI
+	MOVQ $0x000000a9, DI
 
-k427:
+k420:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -24902,10 +20501,10 @@ k427:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k427
+	JNZ          k420
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip428
+	JZ           skip421
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -24932,9 +20531,9 @@ k427:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip428:
+skip421:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip429
+	JZ     skip422
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -24975,10 +20574,10 @@ skip428:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip429:
+skip422:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip430
+	JZ      skip423
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25009,10 +20608,10 @@ skip429:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip430:
+skip423:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip431
+	JZ     skip424
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -25053,7 +20652,7 @@ skip430:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip431:
+skip424:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25096,17 +20695,17 @@ skip431:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile425
+	JL      tile418
 	VZEROUPPER
 	RET
 
-// func mul_f32_k764a32000c768_6x64_avx512(a *byte)
+// func mul_f32_k676a32000c768_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k764a32000c768_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k676a32000c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile432:
+tile425:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -25171,14 +20770,14 @@ tile432:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead433
+	JNZ        ahead426
 	MOVQ       DX, SI
 
-ahead433:
+ahead426:
 	MOVQ (AX), DI
-	MOVQ $0x000000bf, R8
+	MOVQ $0x000000a9, R8
 
-k434:
+k427:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -25327,10 +20926,10 @@ k434:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k434
+	JNZ          k427
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip435
+	JZ           skip428
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -25357,9 +20956,9 @@ k434:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip435:
+skip428:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip436
+	JZ     skip429
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25394,10 +20993,10 @@ skip435:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip436:
+skip429:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip437
+	JZ      skip430
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25430,10 +21029,10 @@ skip436:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip437:
+skip430:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip438
+	JZ     skip431
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -25468,7 +21067,7 @@ skip437:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip438:
+skip431:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -25505,17 +21104,17 @@ skip438:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile432
+	JL      tile425
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768_1x32_avx512(a *byte)
+// func mul_f32_k764_1x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768_1x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k764_1x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile439:
+tile432:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	MOVQ       CX, DX
@@ -25528,9 +21127,9 @@ tile439:
 	PREFETCHT0 (BX)
 	PREFETCHT0 64(BX)
 	MOVQ       (AX), BX
-	MOVQ       $0x000000c0, SI
+	MOVQ       $0x000000bf, SI
 
-k440:
+k433:
 	VMOVUPS      (DX), Z2
 	VMOVUPS      64(DX), Z3
 	VBROADCASTSS (BX), Z4
@@ -25554,26 +21153,26 @@ k440:
 	ADDQ         $+512, DX
 	ADDQ         $+16, BX
 	DECQ         SI
-	JNZ          k440
+	JNZ          k433
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip441
+	JZ           skip434
 	VBROADCASTSS 128(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
 
-skip441:
+skip434:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip442
+	JZ     skip435
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip442:
+skip435:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip443
+	JZ      skip436
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25582,17 +21181,17 @@ skip442:
 	VMOVUPS 64(DX), Z2
 	VADDPS  Z2, Z1, Z1
 
-skip443:
+skip436:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip444
+	JZ     skip437
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	VADDPS (DX), Z0, Z0
 	VADDPS 64(DX), Z1, Z1
 
-skip444:
+skip437:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -25601,171 +21200,17 @@ skip444:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile439
+	JL      tile432
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768_1x32_gelu_avx512(a *byte)
+// func mul_f32_k764a32000c768_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768_1x32_gelu_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k764a32000c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile445:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip446
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-
-skip446:
-	MOVQ (AX), BX
-	MOVQ $0x000000c0, SI
-
-k447:
-	VMOVUPS      (DX), Z2
-	VMOVUPS      64(DX), Z3
-	VBROADCASTSS (BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      128(DX), Z2
-	VMOVUPS      192(DX), Z3
-	VBROADCASTSS 4(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      256(DX), Z2
-	VMOVUPS      320(DX), Z3
-	VBROADCASTSS 8(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	VMOVUPS      384(DX), Z2
-	VMOVUPS      448(DX), Z3
-	VBROADCASTSS 12(BX), Z4
-	VFMADD231PS  Z2, Z4, Z0
-	VFMADD231PS  Z3, Z4, Z1
-	ADDQ         $+512, DX
-	ADDQ         $+16, BX
-	DECQ         SI
-	JNZ          k447
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip448
-	VBROADCASTSS 128(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VMULPS       Z2, Z1, Z1
-
-skip448:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip449
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip449:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip450
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z2
-	VADDPS  Z2, Z0, Z0
-	VMOVUPS 64(DX), Z2
-	VADDPS  Z2, Z1, Z1
-
-skip450:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip451
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-
-skip451:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip452
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-
-skip452:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	VMULPS      Z0, Z0, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z0, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z1, Z1, Z2
-	VMULPS      constants_avx512<>+0(SB), Z2, Z2
-	VADDPS      constants_avx512<>+64(SB), Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z1, Z1
-	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile445
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a2304c768_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a2304c768_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile453:
+tile438:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -25835,14 +21280,1129 @@ tile453:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead454
+	JNZ        ahead439
 	MOVQ       DX, BX
 
-ahead454:
+ahead439:
+	MOVQ (AX), SI
+	MOVQ $0x000000bf, DI
+
+k440:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VBROADCASTSS (SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 128000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 256000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 384000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 512000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 640000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 768000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 896000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 1024000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 1152000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 1280000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 1408000(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VBROADCASTSS 4(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 128004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 256004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 384004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 512004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 640004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 768004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 896004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 1024004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 1152004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 1280004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 1408004(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VBROADCASTSS 8(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 128008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 256008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 384008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 512008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 640008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 768008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 896008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 1024008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 1152008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 1280008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 1408008(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VBROADCASTSS 12(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 128012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 256012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 384012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 512012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 640012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 768012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 896012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 1024012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 1152012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 1280012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 1408012(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	PREFETCHT1   128(BX)
+	PREFETCHT1   192(BX)
+	ADDQ         $+256, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k440
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip441
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip441:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip442
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip442:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip443
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip443:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip444
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip444:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile438
+	VZEROUPPER
+	RET
+
+// func mul_f32_k764a32000c768_6x64_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k764a32000c768_6x64_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile445:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       120(AX), SI
+	TESTQ      SI, SI
+	JNZ        ahead446
+	MOVQ       DX, SI
+
+ahead446:
+	MOVQ (AX), DI
+	MOVQ $0x000000bf, R8
+
+k447:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      (DX)(BX*1), Z26
+	VMOVUPS      64(DX)(BX*1), Z27
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 128000(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 256000(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 384000(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 512000(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 640000(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VMOVUPS      128(DX)(BX*1), Z26
+	VMOVUPS      192(DX)(BX*1), Z27
+	VBROADCASTSS 4(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 128004(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 256004(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 384004(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 512004(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 640004(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VMOVUPS      256(DX)(BX*1), Z26
+	VMOVUPS      320(DX)(BX*1), Z27
+	VBROADCASTSS 8(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 128008(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 256008(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 384008(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 512008(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 640008(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      384(DX)(BX*1), Z26
+	VMOVUPS      448(DX)(BX*1), Z27
+	VBROADCASTSS 12(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 128012(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 256012(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 384012(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 512012(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 640012(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          k447
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip448
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip448:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip449
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip449:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip450
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z20, Z20
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 192(DX), Z24
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z23, Z23
+
+skip450:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip451
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip451:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile445
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768_1x32_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768_1x32_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile452:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       (AX), BX
+	MOVQ       $0x000000c0, SI
+
+k453:
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	VBROADCASTSS (BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      128(DX), Z2
+	VMOVUPS      192(DX), Z3
+	VBROADCASTSS 4(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      256(DX), Z2
+	VMOVUPS      320(DX), Z3
+	VBROADCASTSS 8(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      384(DX), Z2
+	VMOVUPS      448(DX), Z3
+	VBROADCASTSS 12(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k453
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip454
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip454:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip455
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip455:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip456
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z2
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 64(DX), Z2
+	VADDPS  Z2, Z1, Z1
+
+skip456:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip457
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip457:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile452
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768_1x32_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768_1x32_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile458:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip459
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+
+skip459:
+	MOVQ (AX), BX
+	MOVQ $0x000000c0, SI
+
+k460:
+	VMOVUPS      (DX), Z2
+	VMOVUPS      64(DX), Z3
+	VBROADCASTSS (BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      128(DX), Z2
+	VMOVUPS      192(DX), Z3
+	VBROADCASTSS 4(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      256(DX), Z2
+	VMOVUPS      320(DX), Z3
+	VBROADCASTSS 8(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	VMOVUPS      384(DX), Z2
+	VMOVUPS      448(DX), Z3
+	VBROADCASTSS 12(BX), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $+512, DX
+	ADDQ         $+16, BX
+	DECQ         SI
+	JNZ          k460
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip461
+	VBROADCASTSS 128(AX), Z2
+	VMULPS       Z2, Z0, Z0
+	VMULPS       Z2, Z1, Z1
+
+skip461:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip462
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip462:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip463
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z2
+	VADDPS  Z2, Z0, Z0
+	VMOVUPS 64(DX), Z2
+	VADDPS  Z2, Z1, Z1
+
+skip463:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip464
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+
+skip464:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip465
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+
+skip465:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000001, SI
+
+row466:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row466
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile458
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a2304c768_12x32_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768a2304c768_12x32_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile467:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead468
+	MOVQ       DX, BX
+
+ahead468:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k455:
+k469:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -25993,857 +22553,6 @@ k455:
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
 	VBROADCASTSS 101388(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	PREFETCHT1   128(BX)
-	PREFETCHT1   192(BX)
-	ADDQ         $+256, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k455
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip456
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip456:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip457
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip457:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip458
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
-skip458:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip459
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip459:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z6, (DX)
-	VMOVUPS Z7, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z10, (DX)
-	VMOVUPS Z11, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z14, (DX)
-	VMOVUPS Z15, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z18, (DX)
-	VMOVUPS Z19, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z22, (DX)
-	VMOVUPS Z23, 64(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile453
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a2304c768_6x64_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a2304c768_6x64_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile460:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       120(AX), SI
-	TESTQ      SI, SI
-	JNZ        ahead461
-	MOVQ       DX, SI
-
-ahead461:
-	MOVQ (AX), DI
-	MOVQ $0x000000c0, R8
-
-k462:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VMOVUPS      (DX)(BX*1), Z26
-	VMOVUPS      64(DX)(BX*1), Z27
-	VBROADCASTSS (DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 9216(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 18432(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 27648(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 36864(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 46080(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VMOVUPS      128(DX)(BX*1), Z26
-	VMOVUPS      192(DX)(BX*1), Z27
-	VBROADCASTSS 4(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 9220(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 18436(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 27652(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 36868(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 46084(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VMOVUPS      256(DX)(BX*1), Z26
-	VMOVUPS      320(DX)(BX*1), Z27
-	VBROADCASTSS 8(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 9224(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 18440(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 27656(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 36872(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 46088(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VMOVUPS      384(DX)(BX*1), Z26
-	VMOVUPS      448(DX)(BX*1), Z27
-	VBROADCASTSS 12(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 9228(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 18444(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 27660(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 36876(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 46092(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	ADDQ         $+16, DI
-	DECQ         R8
-	JNZ          k462
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip463
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip463:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip464
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip464:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip465
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z20, Z20
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z21, Z21
-	VMOVUPS 128(DX), Z24
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 192(DX), Z24
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z23, Z23
-
-skip465:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip466
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip466:
-	MOVQ    16(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    80(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	VMOVUPS Z22, 128(DX)
-	VMOVUPS Z23, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile460
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a3072c192_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c192_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile467:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       120(AX), BX
-	TESTQ      BX, BX
-	JNZ        ahead468
-	MOVQ       DX, BX
-
-ahead468:
-	MOVQ (AX), SI
-	MOVQ $0x000000c0, DI
-
-k469:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VBROADCASTSS (SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 12288(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 24576(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 36864(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 49152(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 61440(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 73728(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 86016(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 98304(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 110592(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 122880(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 135168(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VBROADCASTSS 4(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 12292(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 24580(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 36868(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 49156(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 61444(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 73732(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 86020(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 98308(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 110596(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 122884(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 135172(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VBROADCASTSS 8(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 12296(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 24584(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 36872(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 49160(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 61448(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 73736(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 86024(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 98312(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 110600(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 122888(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 135176(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VBROADCASTSS 12(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 12300(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 24588(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 36876(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 49164(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 61452(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 73740(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 86028(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 98316(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 110604(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 122892(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 135180(SI), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
 	PREFETCHT1   (BX)
@@ -27052,9 +22761,9 @@ skip473:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c192_6x64_avx512(a *byte)
+// func mul_f32_k768a2304c768_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c192_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a2304c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -27140,27 +22849,27 @@ k476:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 12288(DI), Z28
+	VBROADCASTSS 9216(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 24576(DI), Z28
+	VBROADCASTSS 18432(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 36864(DI), Z28
+	VBROADCASTSS 27648(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 49152(DI), Z28
+	VBROADCASTSS 36864(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 61440(DI), Z28
+	VBROADCASTSS 46080(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -27174,27 +22883,27 @@ k476:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 12292(DI), Z28
+	VBROADCASTSS 9220(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 24580(DI), Z28
+	VBROADCASTSS 18436(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 36868(DI), Z28
+	VBROADCASTSS 27652(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 49156(DI), Z28
+	VBROADCASTSS 36868(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 61444(DI), Z28
+	VBROADCASTSS 46084(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -27208,27 +22917,27 @@ k476:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 12296(DI), Z28
+	VBROADCASTSS 9224(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 24584(DI), Z28
+	VBROADCASTSS 18440(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 36872(DI), Z28
+	VBROADCASTSS 27656(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 49160(DI), Z28
+	VBROADCASTSS 36872(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 61448(DI), Z28
+	VBROADCASTSS 46088(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -27242,27 +22951,27 @@ k476:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 12300(DI), Z28
+	VBROADCASTSS 9228(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 24588(DI), Z28
+	VBROADCASTSS 18444(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 36876(DI), Z28
+	VBROADCASTSS 27660(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 49164(DI), Z28
+	VBROADCASTSS 36876(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 61452(DI), Z28
+	VBROADCASTSS 46092(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -27461,9 +23170,9 @@ skip480:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c256_12x32_avx512(a *byte)
+// func mul_f32_k768a3072c192_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c256_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c192_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -27903,9 +23612,9 @@ skip487:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c256_6x64_avx512(a *byte)
+// func mul_f32_k768a3072c192_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c256_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c192_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -28312,9 +24021,9 @@ skip494:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c384_12x32_avx512(a *byte)
+// func mul_f32_k768a3072c256_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c384_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c256_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -28754,9 +24463,9 @@ skip501:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c384_6x64_avx512(a *byte)
+// func mul_f32_k768a3072c256_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c384_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c256_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -29163,9 +24872,9 @@ skip508:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c512_12x32_avx512(a *byte)
+// func mul_f32_k768a3072c384_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c512_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c384_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -29605,9 +25314,9 @@ skip515:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c512_6x64_avx512(a *byte)
+// func mul_f32_k768a3072c384_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c512_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c384_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -30014,9 +25723,9 @@ skip522:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c768_12x32_avx512(a *byte)
+// func mul_f32_k768a3072c512_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c768_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c512_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -30456,9 +26165,9 @@ skip529:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a3072c768_6x64_avx512(a *byte)
+// func mul_f32_k768a3072c512_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a3072c768_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c512_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -30865,9 +26574,9 @@ skip536:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c192_12x32_avx512(a *byte)
+// func mul_f32_k768a3072c768_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c192_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c768_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -30954,37 +26663,37 @@ k539:
 	VBROADCASTSS (SI), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3072(SI), Z26
+	VBROADCASTSS 12288(SI), Z26
 	VFMADD231PS  Z24, Z26, Z2
 	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6144(SI), Z26
+	VBROADCASTSS 24576(SI), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9216(SI), Z26
+	VBROADCASTSS 36864(SI), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12288(SI), Z26
+	VBROADCASTSS 49152(SI), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15360(SI), Z26
+	VBROADCASTSS 61440(SI), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18432(SI), Z26
+	VBROADCASTSS 73728(SI), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21504(SI), Z26
+	VBROADCASTSS 86016(SI), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24576(SI), Z26
+	VBROADCASTSS 98304(SI), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27648(SI), Z26
+	VBROADCASTSS 110592(SI), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30720(SI), Z26
+	VBROADCASTSS 122880(SI), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33792(SI), Z26
+	VBROADCASTSS 135168(SI), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
 	VMOVUPS      128(DX), Z24
@@ -30992,37 +26701,37 @@ k539:
 	VBROADCASTSS 4(SI), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3076(SI), Z26
+	VBROADCASTSS 12292(SI), Z26
 	VFMADD231PS  Z24, Z26, Z2
 	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6148(SI), Z26
+	VBROADCASTSS 24580(SI), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9220(SI), Z26
+	VBROADCASTSS 36868(SI), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12292(SI), Z26
+	VBROADCASTSS 49156(SI), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15364(SI), Z26
+	VBROADCASTSS 61444(SI), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18436(SI), Z26
+	VBROADCASTSS 73732(SI), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21508(SI), Z26
+	VBROADCASTSS 86020(SI), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24580(SI), Z26
+	VBROADCASTSS 98308(SI), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27652(SI), Z26
+	VBROADCASTSS 110596(SI), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30724(SI), Z26
+	VBROADCASTSS 122884(SI), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33796(SI), Z26
+	VBROADCASTSS 135172(SI), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
 	VMOVUPS      256(DX), Z24
@@ -31030,37 +26739,37 @@ k539:
 	VBROADCASTSS 8(SI), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3080(SI), Z26
+	VBROADCASTSS 12296(SI), Z26
 	VFMADD231PS  Z24, Z26, Z2
 	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6152(SI), Z26
+	VBROADCASTSS 24584(SI), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9224(SI), Z26
+	VBROADCASTSS 36872(SI), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12296(SI), Z26
+	VBROADCASTSS 49160(SI), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15368(SI), Z26
+	VBROADCASTSS 61448(SI), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18440(SI), Z26
+	VBROADCASTSS 73736(SI), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21512(SI), Z26
+	VBROADCASTSS 86024(SI), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24584(SI), Z26
+	VBROADCASTSS 98312(SI), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27656(SI), Z26
+	VBROADCASTSS 110600(SI), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30728(SI), Z26
+	VBROADCASTSS 122888(SI), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33800(SI), Z26
+	VBROADCASTSS 135176(SI), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
 	VMOVUPS      384(DX), Z24
@@ -31068,37 +26777,37 @@ k539:
 	VBROADCASTSS 12(SI), Z26
 	VFMADD231PS  Z24, Z26, Z0
 	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3084(SI), Z26
+	VBROADCASTSS 12300(SI), Z26
 	VFMADD231PS  Z24, Z26, Z2
 	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6156(SI), Z26
+	VBROADCASTSS 24588(SI), Z26
 	VFMADD231PS  Z24, Z26, Z4
 	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9228(SI), Z26
+	VBROADCASTSS 36876(SI), Z26
 	VFMADD231PS  Z24, Z26, Z6
 	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12300(SI), Z26
+	VBROADCASTSS 49164(SI), Z26
 	VFMADD231PS  Z24, Z26, Z8
 	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15372(SI), Z26
+	VBROADCASTSS 61452(SI), Z26
 	VFMADD231PS  Z24, Z26, Z10
 	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18444(SI), Z26
+	VBROADCASTSS 73740(SI), Z26
 	VFMADD231PS  Z24, Z26, Z12
 	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21516(SI), Z26
+	VBROADCASTSS 86028(SI), Z26
 	VFMADD231PS  Z24, Z26, Z14
 	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24588(SI), Z26
+	VBROADCASTSS 98316(SI), Z26
 	VFMADD231PS  Z24, Z26, Z16
 	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27660(SI), Z26
+	VBROADCASTSS 110604(SI), Z26
 	VFMADD231PS  Z24, Z26, Z18
 	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30732(SI), Z26
+	VBROADCASTSS 122892(SI), Z26
 	VFMADD231PS  Z24, Z26, Z20
 	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33804(SI), Z26
+	VBROADCASTSS 135180(SI), Z26
 	VFMADD231PS  Z24, Z26, Z22
 	VFMADD231PS  Z25, Z26, Z23
 	PREFETCHT1   (BX)
@@ -31307,9 +27016,9 @@ skip543:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c192_6x64_avx512(a *byte)
+// func mul_f32_k768a3072c768_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c192_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a3072c768_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -31395,27 +27104,27 @@ k546:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3072(DI), Z28
+	VBROADCASTSS 12288(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6144(DI), Z28
+	VBROADCASTSS 24576(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9216(DI), Z28
+	VBROADCASTSS 36864(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12288(DI), Z28
+	VBROADCASTSS 49152(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15360(DI), Z28
+	VBROADCASTSS 61440(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -31429,27 +27138,27 @@ k546:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3076(DI), Z28
+	VBROADCASTSS 12292(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6148(DI), Z28
+	VBROADCASTSS 24580(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9220(DI), Z28
+	VBROADCASTSS 36868(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12292(DI), Z28
+	VBROADCASTSS 49156(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15364(DI), Z28
+	VBROADCASTSS 61444(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -31463,27 +27172,27 @@ k546:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3080(DI), Z28
+	VBROADCASTSS 12296(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6152(DI), Z28
+	VBROADCASTSS 24584(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9224(DI), Z28
+	VBROADCASTSS 36872(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12296(DI), Z28
+	VBROADCASTSS 49160(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15368(DI), Z28
+	VBROADCASTSS 61448(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -31497,27 +27206,27 @@ k546:
 	VFMADD231PS  Z25, Z28, Z1
 	VFMADD231PS  Z26, Z28, Z2
 	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3084(DI), Z28
+	VBROADCASTSS 12300(DI), Z28
 	VFMADD231PS  Z24, Z28, Z4
 	VFMADD231PS  Z25, Z28, Z5
 	VFMADD231PS  Z26, Z28, Z6
 	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6156(DI), Z28
+	VBROADCASTSS 24588(DI), Z28
 	VFMADD231PS  Z24, Z28, Z8
 	VFMADD231PS  Z25, Z28, Z9
 	VFMADD231PS  Z26, Z28, Z10
 	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9228(DI), Z28
+	VBROADCASTSS 36876(DI), Z28
 	VFMADD231PS  Z24, Z28, Z12
 	VFMADD231PS  Z25, Z28, Z13
 	VFMADD231PS  Z26, Z28, Z14
 	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12300(DI), Z28
+	VBROADCASTSS 49164(DI), Z28
 	VFMADD231PS  Z24, Z28, Z16
 	VFMADD231PS  Z25, Z28, Z17
 	VFMADD231PS  Z26, Z28, Z18
 	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15372(DI), Z28
+	VBROADCASTSS 61452(DI), Z28
 	VFMADD231PS  Z24, Z28, Z20
 	VFMADD231PS  Z25, Z28, Z21
 	VFMADD231PS  Z26, Z28, Z22
@@ -31716,9 +27425,9 @@ skip550:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c2304_12x32_avx512(a *byte)
+// func mul_f32_k768a768c192_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c2304_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c192_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -32158,9 +27867,9 @@ skip557:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c2304_6x64_avx512(a *byte)
+// func mul_f32_k768a768c192_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c2304_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c192_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -32567,9 +28276,9 @@ skip564:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c256_12x32_avx512(a *byte)
+// func mul_f32_k768a768c2304_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c256_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c2304_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -33009,9 +28718,9 @@ skip571:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c256_6x64_avx512(a *byte)
+// func mul_f32_k768a768c2304_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c256_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c2304_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -33418,9 +29127,9 @@ skip578:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c3072_12x32_avx512(a *byte)
+// func mul_f32_k768a768c256_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c3072_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c256_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -33860,999 +29569,13 @@ skip585:
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c3072_12x32_gelu_avx512(a *byte)
+// func mul_f32_k768a768c256_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c256_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
 tile586:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       80(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	MOVQ       40(AX), BX
-	TESTQ      BX, BX
-	JZ         skip587
-	MOVQ       40(AX), BX
-	IMUL3Q     $0x00000080, CX, SI
-	ADDQ       SI, BX
-	MOVQ       88(AX), SI
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-	ADDQ       SI, BX
-	PREFETCHT0 (BX)
-	PREFETCHT0 64(BX)
-
-skip587:
-	MOVQ  120(AX), BX
-	TESTQ BX, BX
-	JNZ   ahead588
-	MOVQ  DX, BX
-
-ahead588:
-	MOVQ (AX), SI
-	MOVQ $0x000000c0, DI
-
-k589:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VBROADCASTSS (SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3072(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6144(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9216(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12288(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15360(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18432(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21504(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24576(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27648(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30720(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33792(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VBROADCASTSS 4(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3076(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6148(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9220(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12292(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15364(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18436(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21508(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24580(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27652(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30724(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33796(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VBROADCASTSS 8(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3080(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6152(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9224(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12296(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15368(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18440(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21512(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24584(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27656(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30728(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33800(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VBROADCASTSS 12(SI), Z26
-	VFMADD231PS  Z24, Z26, Z0
-	VFMADD231PS  Z25, Z26, Z1
-	VBROADCASTSS 3084(SI), Z26
-	VFMADD231PS  Z24, Z26, Z2
-	VFMADD231PS  Z25, Z26, Z3
-	VBROADCASTSS 6156(SI), Z26
-	VFMADD231PS  Z24, Z26, Z4
-	VFMADD231PS  Z25, Z26, Z5
-	VBROADCASTSS 9228(SI), Z26
-	VFMADD231PS  Z24, Z26, Z6
-	VFMADD231PS  Z25, Z26, Z7
-	VBROADCASTSS 12300(SI), Z26
-	VFMADD231PS  Z24, Z26, Z8
-	VFMADD231PS  Z25, Z26, Z9
-	VBROADCASTSS 15372(SI), Z26
-	VFMADD231PS  Z24, Z26, Z10
-	VFMADD231PS  Z25, Z26, Z11
-	VBROADCASTSS 18444(SI), Z26
-	VFMADD231PS  Z24, Z26, Z12
-	VFMADD231PS  Z25, Z26, Z13
-	VBROADCASTSS 21516(SI), Z26
-	VFMADD231PS  Z24, Z26, Z14
-	VFMADD231PS  Z25, Z26, Z15
-	VBROADCASTSS 24588(SI), Z26
-	VFMADD231PS  Z24, Z26, Z16
-	VFMADD231PS  Z25, Z26, Z17
-	VBROADCASTSS 27660(SI), Z26
-	VFMADD231PS  Z24, Z26, Z18
-	VFMADD231PS  Z25, Z26, Z19
-	VBROADCASTSS 30732(SI), Z26
-	VFMADD231PS  Z24, Z26, Z20
-	VFMADD231PS  Z25, Z26, Z21
-	VBROADCASTSS 33804(SI), Z26
-	VFMADD231PS  Z24, Z26, Z22
-	VFMADD231PS  Z25, Z26, Z23
-	PREFETCHT1   (BX)
-	PREFETCHT1   64(BX)
-	PREFETCHT1   128(BX)
-	PREFETCHT1   192(BX)
-	ADDQ         $+256, BX
-	ADDQ         $+512, DX
-	ADDQ         $+16, SI
-	DECQ         DI
-	JNZ          k589
-	MOVQ         BX, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip590
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip590:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip591
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip591:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip592
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
-skip592:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip593
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip593:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip594
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	MOVQ    88(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z2, (DX)
-	VMOVUPS Z3, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z6, (DX)
-	VMOVUPS Z7, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z10, (DX)
-	VMOVUPS Z11, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z14, (DX)
-	VMOVUPS Z15, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z18, (DX)
-	VMOVUPS Z19, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z22, (DX)
-	VMOVUPS Z23, 64(DX)
-
-skip594:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000080, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
-	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z2, (DX)
-	VMOVUPS     Z3, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z6, (DX)
-	VMOVUPS     Z7, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z10, (DX)
-	VMOVUPS     Z11, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z14, (DX)
-	VMOVUPS     Z15, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z18, (DX)
-	VMOVUPS     Z19, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	ADDQ        BX, DX
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z22, (DX)
-	VMOVUPS     Z23, 64(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile586
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c3072_6x64_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c3072_6x64_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile595:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -34917,14 +29640,14 @@ tile595:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead596
+	JNZ        ahead587
 	MOVQ       DX, SI
 
-ahead596:
+ahead587:
 	MOVQ (AX), DI
 	MOVQ $0x000000c0, R8
 
-k597:
+k588:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -35073,10 +29796,10 @@ k597:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k597
+	JNZ          k588
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip598
+	JZ           skip589
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -35103,9 +29826,9 @@ k597:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip598:
+skip589:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip599
+	JZ     skip590
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -35140,10 +29863,10 @@ skip598:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip599:
+skip590:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip600
+	JZ      skip591
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -35176,10 +29899,10 @@ skip599:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip600:
+skip591:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip601
+	JZ     skip592
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -35214,7 +29937,7 @@ skip600:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip601:
+skip592:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -35251,958 +29974,17 @@ skip601:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile595
+	JL      tile586
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c3072_6x64_gelu_avx512(a *byte)
+// func mul_f32_k768a768c3072_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c3072_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile602:
-	VPXORD     Z0, Z0, Z0
-	VPXORD     Z1, Z1, Z1
-	VPXORD     Z2, Z2, Z2
-	VPXORD     Z3, Z3, Z3
-	VPXORD     Z4, Z4, Z4
-	VPXORD     Z5, Z5, Z5
-	VPXORD     Z6, Z6, Z6
-	VPXORD     Z7, Z7, Z7
-	VPXORD     Z8, Z8, Z8
-	VPXORD     Z9, Z9, Z9
-	VPXORD     Z10, Z10, Z10
-	VPXORD     Z11, Z11, Z11
-	VPXORD     Z12, Z12, Z12
-	VPXORD     Z13, Z13, Z13
-	VPXORD     Z14, Z14, Z14
-	VPXORD     Z15, Z15, Z15
-	VPXORD     Z16, Z16, Z16
-	VPXORD     Z17, Z17, Z17
-	VPXORD     Z18, Z18, Z18
-	VPXORD     Z19, Z19, Z19
-	VPXORD     Z20, Z20, Z20
-	VPXORD     Z21, Z21, Z21
-	VPXORD     Z22, Z22, Z22
-	VPXORD     Z23, Z23, Z23
-	MOVQ       CX, DX
-	MOVQ       112(AX), BX
-	IMULQ      BX, DX
-	ADDQ       DX, DX
-	ADDQ       8(AX), DX
-	MOVQ       16(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       80(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	MOVQ       40(AX), SI
-	TESTQ      SI, SI
-	JZ         skip603
-	MOVQ       40(AX), SI
-	IMUL3Q     $0x00000100, CX, DI
-	ADDQ       DI, SI
-	MOVQ       88(AX), DI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-	ADDQ       DI, SI
-	PREFETCHT0 (SI)
-	PREFETCHT0 64(SI)
-	PREFETCHT0 128(SI)
-	PREFETCHT0 192(SI)
-
-skip603:
-	MOVQ  120(AX), SI
-	TESTQ SI, SI
-	JNZ   ahead604
-	MOVQ  DX, SI
-
-ahead604:
-	MOVQ (AX), DI
-	MOVQ $0x000000c0, R8
-
-k605:
-	VMOVUPS      (DX), Z24
-	VMOVUPS      64(DX), Z25
-	VMOVUPS      (DX)(BX*1), Z26
-	VMOVUPS      64(DX)(BX*1), Z27
-	VBROADCASTSS (DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3072(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6144(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9216(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12288(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15360(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      128(DX), Z24
-	VMOVUPS      192(DX), Z25
-	VMOVUPS      128(DX)(BX*1), Z26
-	VMOVUPS      192(DX)(BX*1), Z27
-	VBROADCASTSS 4(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3076(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6148(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9220(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12292(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15364(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      256(DX), Z24
-	VMOVUPS      320(DX), Z25
-	VMOVUPS      256(DX)(BX*1), Z26
-	VMOVUPS      320(DX)(BX*1), Z27
-	VBROADCASTSS 8(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3080(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6152(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9224(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12296(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15368(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	VMOVUPS      384(DX), Z24
-	VMOVUPS      448(DX), Z25
-	VMOVUPS      384(DX)(BX*1), Z26
-	VMOVUPS      448(DX)(BX*1), Z27
-	VBROADCASTSS 12(DI), Z28
-	VFMADD231PS  Z24, Z28, Z0
-	VFMADD231PS  Z25, Z28, Z1
-	VFMADD231PS  Z26, Z28, Z2
-	VFMADD231PS  Z27, Z28, Z3
-	VBROADCASTSS 3084(DI), Z28
-	VFMADD231PS  Z24, Z28, Z4
-	VFMADD231PS  Z25, Z28, Z5
-	VFMADD231PS  Z26, Z28, Z6
-	VFMADD231PS  Z27, Z28, Z7
-	VBROADCASTSS 6156(DI), Z28
-	VFMADD231PS  Z24, Z28, Z8
-	VFMADD231PS  Z25, Z28, Z9
-	VFMADD231PS  Z26, Z28, Z10
-	VFMADD231PS  Z27, Z28, Z11
-	VBROADCASTSS 9228(DI), Z28
-	VFMADD231PS  Z24, Z28, Z12
-	VFMADD231PS  Z25, Z28, Z13
-	VFMADD231PS  Z26, Z28, Z14
-	VFMADD231PS  Z27, Z28, Z15
-	VBROADCASTSS 12300(DI), Z28
-	VFMADD231PS  Z24, Z28, Z16
-	VFMADD231PS  Z25, Z28, Z17
-	VFMADD231PS  Z26, Z28, Z18
-	VFMADD231PS  Z27, Z28, Z19
-	VBROADCASTSS 15372(DI), Z28
-	VFMADD231PS  Z24, Z28, Z20
-	VFMADD231PS  Z25, Z28, Z21
-	VFMADD231PS  Z26, Z28, Z22
-	VFMADD231PS  Z27, Z28, Z23
-	PREFETCHT1   (SI)
-	PREFETCHT1   64(SI)
-	PREFETCHT1   128(SI)
-	PREFETCHT1   192(SI)
-	PREFETCHT1   256(SI)
-	PREFETCHT1   320(SI)
-	PREFETCHT1   384(SI)
-	PREFETCHT1   448(SI)
-	ADDQ         $+512, SI
-	ADDQ         $+512, DX
-	ADDQ         $+16, DI
-	DECQ         R8
-	JNZ          k605
-	MOVQ         SI, 120(AX)
-	TESTL        $0x00000002, 132(AX)
-	JZ           skip606
-	VBROADCASTSS 128(AX), Z24
-	VMULPS       Z24, Z0, Z0
-	VMULPS       Z24, Z1, Z1
-	VMULPS       Z24, Z2, Z2
-	VMULPS       Z24, Z3, Z3
-	VMULPS       Z24, Z4, Z4
-	VMULPS       Z24, Z5, Z5
-	VMULPS       Z24, Z6, Z6
-	VMULPS       Z24, Z7, Z7
-	VMULPS       Z24, Z8, Z8
-	VMULPS       Z24, Z9, Z9
-	VMULPS       Z24, Z10, Z10
-	VMULPS       Z24, Z11, Z11
-	VMULPS       Z24, Z12, Z12
-	VMULPS       Z24, Z13, Z13
-	VMULPS       Z24, Z14, Z14
-	VMULPS       Z24, Z15, Z15
-	VMULPS       Z24, Z16, Z16
-	VMULPS       Z24, Z17, Z17
-	VMULPS       Z24, Z18, Z18
-	VMULPS       Z24, Z19, Z19
-	VMULPS       Z24, Z20, Z20
-	VMULPS       Z24, Z21, Z21
-	VMULPS       Z24, Z22, Z22
-	VMULPS       Z24, Z23, Z23
-
-skip606:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip607
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip607:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip608
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z20, Z20
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z21, Z21
-	VMOVUPS 128(DX), Z24
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 192(DX), Z24
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z23, Z23
-
-skip608:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
-	JZ     skip609
-	MOVQ   32(AX), DX
-	IMUL3Q $0x00000100, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	VADDPS 128(DX), Z2, Z2
-	VADDPS 192(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	VADDPS 128(DX), Z6, Z6
-	VADDPS 192(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	VADDPS 128(DX), Z10, Z10
-	VADDPS 192(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	VADDPS 128(DX), Z14, Z14
-	VADDPS 192(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	VADDPS 128(DX), Z18, Z18
-	VADDPS 192(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	VADDPS 128(DX), Z22, Z22
-	VADDPS 192(DX), Z23, Z23
-
-skip609:
-	MOVQ    40(AX), DX
-	TESTQ   DX, DX
-	JZ      skip610
-	MOVQ    40(AX), DX
-	IMUL3Q  $0x00000100, CX, BX
-	ADDQ    BX, DX
-	MOVQ    88(AX), BX
-	VMOVUPS Z0, (DX)
-	VMOVUPS Z1, 64(DX)
-	VMOVUPS Z2, 128(DX)
-	VMOVUPS Z3, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z4, (DX)
-	VMOVUPS Z5, 64(DX)
-	VMOVUPS Z6, 128(DX)
-	VMOVUPS Z7, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z8, (DX)
-	VMOVUPS Z9, 64(DX)
-	VMOVUPS Z10, 128(DX)
-	VMOVUPS Z11, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z12, (DX)
-	VMOVUPS Z13, 64(DX)
-	VMOVUPS Z14, 128(DX)
-	VMOVUPS Z15, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z16, (DX)
-	VMOVUPS Z17, 64(DX)
-	VMOVUPS Z18, 128(DX)
-	VMOVUPS Z19, 192(DX)
-	ADDQ    BX, DX
-	VMOVUPS Z20, (DX)
-	VMOVUPS Z21, 64(DX)
-	VMOVUPS Z22, 128(DX)
-	VMOVUPS Z23, 192(DX)
-
-skip610:
-	MOVQ        16(AX), DX
-	IMUL3Q      $0x00000100, CX, BX
-	ADDQ        BX, DX
-	MOVQ        80(AX), BX
-	VMULPS      Z0, Z0, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z0, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z0, Z0
-	VMULPS      Z1, Z1, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z1, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z1, Z1
-	VMULPS      Z2, Z2, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z2, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z2, Z2
-	VMULPS      Z3, Z3, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z3, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z3, Z3
-	VMOVUPS     Z0, (DX)
-	VMOVUPS     Z1, 64(DX)
-	VMOVUPS     Z2, 128(DX)
-	VMOVUPS     Z3, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z4, Z4, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z4, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z4, Z4
-	VMULPS      Z5, Z5, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z5, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z5, Z5
-	VMULPS      Z6, Z6, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z6, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z6, Z6
-	VMULPS      Z7, Z7, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z7, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z7, Z7
-	VMOVUPS     Z4, (DX)
-	VMOVUPS     Z5, 64(DX)
-	VMOVUPS     Z6, 128(DX)
-	VMOVUPS     Z7, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z8, Z8, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z8, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z8, Z8
-	VMULPS      Z9, Z9, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z9, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z9, Z9
-	VMULPS      Z10, Z10, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z10, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z10, Z10
-	VMULPS      Z11, Z11, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z11, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z11, Z11
-	VMOVUPS     Z8, (DX)
-	VMOVUPS     Z9, 64(DX)
-	VMOVUPS     Z10, 128(DX)
-	VMOVUPS     Z11, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z12, Z12, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z12, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z12, Z12
-	VMULPS      Z13, Z13, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z13, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z13, Z13
-	VMULPS      Z14, Z14, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z14, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z14, Z14
-	VMULPS      Z15, Z15, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z15, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z15, Z15
-	VMOVUPS     Z12, (DX)
-	VMOVUPS     Z13, 64(DX)
-	VMOVUPS     Z14, 128(DX)
-	VMOVUPS     Z15, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z16, Z16, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z16, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z16, Z16
-	VMULPS      Z17, Z17, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z17, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z17, Z17
-	VMULPS      Z18, Z18, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z18, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z18, Z18
-	VMULPS      Z19, Z19, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z19, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z19, Z19
-	VMOVUPS     Z16, (DX)
-	VMOVUPS     Z17, 64(DX)
-	VMOVUPS     Z18, 128(DX)
-	VMOVUPS     Z19, 192(DX)
-	ADDQ        BX, DX
-	VMULPS      Z20, Z20, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z20, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z20, Z20
-	VMULPS      Z21, Z21, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z21, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z21, Z21
-	VMULPS      Z22, Z22, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z22, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z22, Z22
-	VMULPS      Z23, Z23, Z24
-	VMULPS      constants_avx512<>+0(SB), Z24, Z24
-	VADDPS      constants_avx512<>+64(SB), Z24, Z24
-	VMULPS      Z23, Z24, Z24
-	VMINPS      constants_avx512<>+128(SB), Z24, Z24
-	VMAXPS      constants_avx512<>+192(SB), Z24, Z24
-	VRNDSCALEPS $0x08, Z24, Z25
-	VSUBPS      Z25, Z24, Z24
-	VMOVUPS     constants_avx512<>+256(SB), Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+640(SB), Z24, Z26
-	VSCALEFPS   Z25, Z26, Z26
-	VMOVAPS     Z26, Z24
-	VADDPS      constants_avx512<>+640(SB), Z24, Z24
-	VDIVPS      Z24, Z23, Z23
-	VMOVUPS     Z20, (DX)
-	VMOVUPS     Z21, 64(DX)
-	VMOVUPS     Z22, 128(DX)
-	VMOVUPS     Z23, 192(DX)
-	INCQ        CX
-	MOVQ        104(AX), DX
-	CMPQ        CX, DX
-	JL          tile602
-	VZEROUPPER
-	RET
-
-// func mul_f32_k768a768c32000_12x32_avx512(a *byte)
-// Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c32000_12x32_avx512(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile611:
+tile593:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -36272,14 +30054,14 @@ tile611:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead612
+	JNZ        ahead594
 	MOVQ       DX, BX
 
-ahead612:
+ahead594:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k613:
+k595:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -36440,10 +30222,10 @@ k613:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k613
+	JNZ          k595
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip614
+	JZ           skip596
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -36470,9 +30252,9 @@ k613:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip614:
+skip596:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip615
+	JZ     skip597
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36513,10 +30295,10 @@ skip614:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip615:
+skip597:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip616
+	JZ      skip598
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36547,10 +30329,10 @@ skip615:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip616:
+skip598:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip617
+	JZ     skip599
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -36591,7 +30373,7 @@ skip616:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip617:
+skip599:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -36634,17 +30416,599 @@ skip617:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile611
+	JL      tile593
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c32000_6x64_avx512(a *byte)
+// func mul_f32_k768a768c3072_12x32_gelu_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c32000_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c3072_12x32_gelu_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile618:
+tile600:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       40(AX), BX
+	TESTQ      BX, BX
+	JZ         skip601
+	MOVQ       40(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       88(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+
+skip601:
+	MOVQ  120(AX), BX
+	TESTQ BX, BX
+	JNZ   ahead602
+	MOVQ  DX, BX
+
+ahead602:
+	MOVQ (AX), SI
+	MOVQ $0x000000c0, DI
+
+k603:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VBROADCASTSS (SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3072(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6144(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9216(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12288(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15360(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18432(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21504(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24576(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27648(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30720(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33792(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VBROADCASTSS 4(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3076(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6148(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9220(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12292(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15364(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18436(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21508(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24580(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27652(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30724(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33796(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VBROADCASTSS 8(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3080(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6152(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9224(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12296(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15368(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18440(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21512(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24584(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27656(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30728(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33800(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VBROADCASTSS 12(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3084(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6156(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9228(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12300(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15372(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18444(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21516(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24588(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27660(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30732(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33804(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	PREFETCHT1   128(BX)
+	PREFETCHT1   192(BX)
+	ADDQ         $+256, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k603
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip604
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip604:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip605
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip605:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip606
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip606:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip607
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip607:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip608
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+
+skip608:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000080, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x0000000c, SI
+
+row609:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row609
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile600
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c3072_6x64_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768a768c3072_6x64_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile610:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -36709,8 +31073,455 @@ tile618:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead619
+	JNZ        ahead611
 	MOVQ       DX, SI
+
+ahead611:
+	MOVQ (AX), DI
+	MOVQ $0x000000c0, R8
+
+k612:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      (DX)(BX*1), Z26
+	VMOVUPS      64(DX)(BX*1), Z27
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3072(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6144(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9216(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12288(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15360(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VMOVUPS      128(DX)(BX*1), Z26
+	VMOVUPS      192(DX)(BX*1), Z27
+	VBROADCASTSS 4(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3076(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6148(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9220(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12292(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15364(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VMOVUPS      256(DX)(BX*1), Z26
+	VMOVUPS      320(DX)(BX*1), Z27
+	VBROADCASTSS 8(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3080(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6152(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9224(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12296(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15368(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      384(DX)(BX*1), Z26
+	VMOVUPS      448(DX)(BX*1), Z27
+	VBROADCASTSS 12(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3084(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6156(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9228(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12300(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15372(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          k612
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip613
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip613:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip614
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip614:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip615
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z20, Z20
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 192(DX), Z24
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z23, Z23
+
+skip615:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip616
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip616:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile610
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c3072_6x64_gelu_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768a768c3072_6x64_gelu_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile617:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       40(AX), SI
+	TESTQ      SI, SI
+	JZ         skip618
+	MOVQ       40(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       88(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+
+skip618:
+	MOVQ  120(AX), SI
+	TESTQ SI, SI
+	JNZ   ahead619
+	MOVQ  DX, SI
 
 ahead619:
 	MOVQ (AX), DI
@@ -37007,6 +31818,44 @@ skip623:
 	VADDPS 192(DX), Z23, Z23
 
 skip624:
+	MOVQ    40(AX), DX
+	TESTQ   DX, DX
+	JZ      skip625
+	MOVQ    40(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    88(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+
+skip625:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -37040,20 +31889,114 @@ skip624:
 	VMOVUPS Z21, 64(DX)
 	VMOVUPS Z22, 128(DX)
 	VMOVUPS Z23, 192(DX)
-	INCQ    CX
-	MOVQ    104(AX), DX
-	CMPQ    CX, DX
-	JL      tile618
+	MOVQ    16(AX), DX
+	MOVQ    80(AX), BX
+	IMUL3Q  $0x00000100, CX, SI
+	ADDQ    SI, DX
+	MOVQ    $0x00000006, SI
+
+row626:
+	VMOVUPS     (DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, (DX)
+	VMOVUPS     64(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 64(DX)
+	VMOVUPS     128(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 128(DX)
+	VMOVUPS     192(DX), Z0
+	VMULPS      Z0, Z0, Z1
+	VMULPS      constants_avx512<>+0(SB), Z1, Z1
+	VADDPS      constants_avx512<>+64(SB), Z1, Z1
+	VMULPS      Z0, Z1, Z1
+	VMINPS      constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VRNDSCALEPS $0x08, Z1, Z2
+	VSUBPS      Z2, Z1, Z1
+	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
+	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSCALEFPS   Z2, Z3, Z3
+	VMOVAPS     Z3, Z1
+	VADDPS      constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS      Z1, Z0, Z0
+	VMOVUPS     Z0, 192(DX)
+	ADDQ        BX, DX
+	DECQ        SI
+	JNZ         row626
+	INCQ        CX
+	MOVQ        104(AX), DX
+	CMPQ        CX, DX
+	JL          tile617
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c384_12x32_avx512(a *byte)
+// func mul_f32_k768a768c32000_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c384_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c32000_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile625:
+tile627:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -37123,14 +32066,14 @@ tile625:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead626
+	JNZ        ahead628
 	MOVQ       DX, BX
 
-ahead626:
+ahead628:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k627:
+k629:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -37291,10 +32234,10 @@ k627:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k627
+	JNZ          k629
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip628
+	JZ           skip630
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -37321,88 +32264,10 @@ k627:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip628:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip629
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip629:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip630
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
 skip630:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
+	TESTL  $0x00000001, 132(AX)
 	JZ     skip631
-	MOVQ   32(AX), DX
+	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -37443,6 +32308,84 @@ skip630:
 	VADDPS 64(DX), Z23, Z23
 
 skip631:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip632
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip632:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip633
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip633:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -37485,17 +32428,17 @@ skip631:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile625
+	JL      tile627
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c384_6x64_avx512(a *byte)
+// func mul_f32_k768a768c32000_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c384_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c32000_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile632:
+tile634:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -37560,14 +32503,14 @@ tile632:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead633
+	JNZ        ahead635
 	MOVQ       DX, SI
 
-ahead633:
+ahead635:
 	MOVQ (AX), DI
 	MOVQ $0x000000c0, R8
 
-k634:
+k636:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -37716,10 +32659,10 @@ k634:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k634
+	JNZ          k636
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip635
+	JZ           skip637
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -37746,9 +32689,9 @@ k634:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip635:
+skip637:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip636
+	JZ     skip638
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -37783,10 +32726,10 @@ skip635:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip636:
+skip638:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip637
+	JZ      skip639
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -37819,10 +32762,10 @@ skip636:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip637:
+skip639:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip638
+	JZ     skip640
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -37857,7 +32800,7 @@ skip637:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip638:
+skip640:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -37894,17 +32837,17 @@ skip638:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile632
+	JL      tile634
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c512_12x32_avx512(a *byte)
+// func mul_f32_k768a768c384_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c512_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c384_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile639:
+tile641:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -37974,14 +32917,14 @@ tile639:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead640
+	JNZ        ahead642
 	MOVQ       DX, BX
 
-ahead640:
+ahead642:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k641:
+k643:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -38142,10 +33085,10 @@ k641:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k641
+	JNZ          k643
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip642
+	JZ           skip644
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -38172,88 +33115,10 @@ k641:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip642:
-	TESTL  $0x00000001, 132(AX)
-	JZ     skip643
-	MOVQ   16(AX), DX
-	IMUL3Q $0x00000080, CX, BX
-	ADDQ   BX, DX
-	MOVQ   80(AX), BX
-	VADDPS (DX), Z0, Z0
-	VADDPS 64(DX), Z1, Z1
-	ADDQ   BX, DX
-	VADDPS (DX), Z2, Z2
-	VADDPS 64(DX), Z3, Z3
-	ADDQ   BX, DX
-	VADDPS (DX), Z4, Z4
-	VADDPS 64(DX), Z5, Z5
-	ADDQ   BX, DX
-	VADDPS (DX), Z6, Z6
-	VADDPS 64(DX), Z7, Z7
-	ADDQ   BX, DX
-	VADDPS (DX), Z8, Z8
-	VADDPS 64(DX), Z9, Z9
-	ADDQ   BX, DX
-	VADDPS (DX), Z10, Z10
-	VADDPS 64(DX), Z11, Z11
-	ADDQ   BX, DX
-	VADDPS (DX), Z12, Z12
-	VADDPS 64(DX), Z13, Z13
-	ADDQ   BX, DX
-	VADDPS (DX), Z14, Z14
-	VADDPS 64(DX), Z15, Z15
-	ADDQ   BX, DX
-	VADDPS (DX), Z16, Z16
-	VADDPS 64(DX), Z17, Z17
-	ADDQ   BX, DX
-	VADDPS (DX), Z18, Z18
-	VADDPS 64(DX), Z19, Z19
-	ADDQ   BX, DX
-	VADDPS (DX), Z20, Z20
-	VADDPS 64(DX), Z21, Z21
-	ADDQ   BX, DX
-	VADDPS (DX), Z22, Z22
-	VADDPS 64(DX), Z23, Z23
-
-skip643:
-	MOVQ    24(AX), DX
-	TESTQ   DX, DX
-	JZ      skip644
-	MOVQ    24(AX), DX
-	IMUL3Q  $0x00000080, CX, BX
-	ADDQ    BX, DX
-	VMOVUPS (DX), Z24
-	VADDPS  Z24, Z0, Z0
-	VADDPS  Z24, Z2, Z2
-	VADDPS  Z24, Z4, Z4
-	VADDPS  Z24, Z6, Z6
-	VADDPS  Z24, Z8, Z8
-	VADDPS  Z24, Z10, Z10
-	VADDPS  Z24, Z12, Z12
-	VADDPS  Z24, Z14, Z14
-	VADDPS  Z24, Z16, Z16
-	VADDPS  Z24, Z18, Z18
-	VADDPS  Z24, Z20, Z20
-	VADDPS  Z24, Z22, Z22
-	VMOVUPS 64(DX), Z24
-	VADDPS  Z24, Z1, Z1
-	VADDPS  Z24, Z3, Z3
-	VADDPS  Z24, Z5, Z5
-	VADDPS  Z24, Z7, Z7
-	VADDPS  Z24, Z9, Z9
-	VADDPS  Z24, Z11, Z11
-	VADDPS  Z24, Z13, Z13
-	VADDPS  Z24, Z15, Z15
-	VADDPS  Z24, Z17, Z17
-	VADDPS  Z24, Z19, Z19
-	VADDPS  Z24, Z21, Z21
-	VADDPS  Z24, Z23, Z23
-
 skip644:
-	MOVQ   32(AX), DX
-	TESTQ  DX, DX
+	TESTL  $0x00000001, 132(AX)
 	JZ     skip645
-	MOVQ   32(AX), DX
+	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
 	MOVQ   80(AX), BX
@@ -38294,6 +33159,84 @@ skip644:
 	VADDPS 64(DX), Z23, Z23
 
 skip645:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip646
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip646:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip647
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip647:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -38336,17 +33279,17 @@ skip645:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile639
+	JL      tile641
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c512_6x64_avx512(a *byte)
+// func mul_f32_k768a768c384_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c512_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c384_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile646:
+tile648:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -38411,14 +33354,14 @@ tile646:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead647
+	JNZ        ahead649
 	MOVQ       DX, SI
 
-ahead647:
+ahead649:
 	MOVQ (AX), DI
 	MOVQ $0x000000c0, R8
 
-k648:
+k650:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -38567,10 +33510,10 @@ k648:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k648
+	JNZ          k650
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip649
+	JZ           skip651
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -38597,9 +33540,9 @@ k648:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip649:
+skip651:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip650
+	JZ     skip652
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -38634,10 +33577,10 @@ skip649:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip650:
+skip652:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip651
+	JZ      skip653
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -38670,10 +33613,10 @@ skip650:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip651:
+skip653:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip652
+	JZ     skip654
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -38708,7 +33651,7 @@ skip651:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip652:
+skip654:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -38745,17 +33688,17 @@ skip652:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile646
+	JL      tile648
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c768_12x32_avx512(a *byte)
+// func mul_f32_k768a768c512_12x32_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c768_12x32_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c512_12x32_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile653:
+tile655:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -38825,14 +33768,14 @@ tile653:
 	PREFETCHT0 64(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead654
+	JNZ        ahead656
 	MOVQ       DX, BX
 
-ahead654:
+ahead656:
 	MOVQ (AX), SI
 	MOVQ $0x000000c0, DI
 
-k655:
+k657:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VBROADCASTSS (SI), Z26
@@ -38993,10 +33936,10 @@ k655:
 	ADDQ         $+512, DX
 	ADDQ         $+16, SI
 	DECQ         DI
-	JNZ          k655
+	JNZ          k657
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip656
+	JZ           skip658
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -39023,9 +33966,9 @@ k655:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip656:
+skip658:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip657
+	JZ     skip659
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39066,10 +34009,10 @@ skip656:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip657:
+skip659:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip658
+	JZ      skip660
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -39100,10 +34043,10 @@ skip657:
 	VADDPS  Z24, Z21, Z21
 	VADDPS  Z24, Z23, Z23
 
-skip658:
+skip660:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip659
+	JZ     skip661
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000080, CX, BX
 	ADDQ   BX, DX
@@ -39144,7 +34087,7 @@ skip658:
 	VADDPS (DX), Z22, Z22
 	VADDPS 64(DX), Z23, Z23
 
-skip659:
+skip661:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000080, CX, BX
 	ADDQ    BX, DX
@@ -39187,17 +34130,17 @@ skip659:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile653
+	JL      tile655
 	VZEROUPPER
 	RET
 
-// func mul_f32_k768a768c768_6x64_avx512(a *byte)
+// func mul_f32_k768a768c512_6x64_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mul_f32_k768a768c768_6x64_avx512(SB), NOSPLIT, $0-8
+TEXT ·mul_f32_k768a768c512_6x64_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile660:
+tile662:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39262,14 +34205,14 @@ tile660:
 	PREFETCHT0 192(SI)
 	MOVQ       120(AX), SI
 	TESTQ      SI, SI
-	JNZ        ahead661
+	JNZ        ahead663
 	MOVQ       DX, SI
 
-ahead661:
+ahead663:
 	MOVQ (AX), DI
 	MOVQ $0x000000c0, R8
 
-k662:
+k664:
 	VMOVUPS      (DX), Z24
 	VMOVUPS      64(DX), Z25
 	VMOVUPS      (DX)(BX*1), Z26
@@ -39418,10 +34361,10 @@ k662:
 	ADDQ         $+512, DX
 	ADDQ         $+16, DI
 	DECQ         R8
-	JNZ          k662
+	JNZ          k664
 	MOVQ         SI, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip663
+	JZ           skip665
 	VBROADCASTSS 128(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
@@ -39448,9 +34391,9 @@ k662:
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
 
-skip663:
+skip665:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip664
+	JZ     skip666
 	MOVQ   16(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39485,10 +34428,10 @@ skip663:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip664:
+skip666:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip665
+	JZ      skip667
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39521,10 +34464,10 @@ skip664:
 	VADDPS  Z24, Z19, Z19
 	VADDPS  Z24, Z23, Z23
 
-skip665:
+skip667:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip666
+	JZ     skip668
 	MOVQ   32(AX), DX
 	IMUL3Q $0x00000100, CX, BX
 	ADDQ   BX, DX
@@ -39559,7 +34502,7 @@ skip665:
 	VADDPS 128(DX), Z22, Z22
 	VADDPS 192(DX), Z23, Z23
 
-skip666:
+skip668:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x00000100, CX, BX
 	ADDQ    BX, DX
@@ -39596,7 +34539,858 @@ skip666:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile660
+	JL      tile662
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c768_12x32_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768a768c768_12x32_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile669:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), BX
+	IMUL3Q     $0x00000080, CX, SI
+	ADDQ       SI, BX
+	MOVQ       80(AX), SI
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	ADDQ       SI, BX
+	PREFETCHT0 (BX)
+	PREFETCHT0 64(BX)
+	MOVQ       120(AX), BX
+	TESTQ      BX, BX
+	JNZ        ahead670
+	MOVQ       DX, BX
+
+ahead670:
+	MOVQ (AX), SI
+	MOVQ $0x000000c0, DI
+
+k671:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VBROADCASTSS (SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3072(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6144(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9216(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12288(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15360(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18432(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21504(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24576(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27648(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30720(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33792(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VBROADCASTSS 4(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3076(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6148(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9220(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12292(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15364(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18436(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21508(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24580(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27652(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30724(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33796(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VBROADCASTSS 8(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3080(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6152(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9224(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12296(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15368(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18440(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21512(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24584(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27656(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30728(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33800(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VBROADCASTSS 12(SI), Z26
+	VFMADD231PS  Z24, Z26, Z0
+	VFMADD231PS  Z25, Z26, Z1
+	VBROADCASTSS 3084(SI), Z26
+	VFMADD231PS  Z24, Z26, Z2
+	VFMADD231PS  Z25, Z26, Z3
+	VBROADCASTSS 6156(SI), Z26
+	VFMADD231PS  Z24, Z26, Z4
+	VFMADD231PS  Z25, Z26, Z5
+	VBROADCASTSS 9228(SI), Z26
+	VFMADD231PS  Z24, Z26, Z6
+	VFMADD231PS  Z25, Z26, Z7
+	VBROADCASTSS 12300(SI), Z26
+	VFMADD231PS  Z24, Z26, Z8
+	VFMADD231PS  Z25, Z26, Z9
+	VBROADCASTSS 15372(SI), Z26
+	VFMADD231PS  Z24, Z26, Z10
+	VFMADD231PS  Z25, Z26, Z11
+	VBROADCASTSS 18444(SI), Z26
+	VFMADD231PS  Z24, Z26, Z12
+	VFMADD231PS  Z25, Z26, Z13
+	VBROADCASTSS 21516(SI), Z26
+	VFMADD231PS  Z24, Z26, Z14
+	VFMADD231PS  Z25, Z26, Z15
+	VBROADCASTSS 24588(SI), Z26
+	VFMADD231PS  Z24, Z26, Z16
+	VFMADD231PS  Z25, Z26, Z17
+	VBROADCASTSS 27660(SI), Z26
+	VFMADD231PS  Z24, Z26, Z18
+	VFMADD231PS  Z25, Z26, Z19
+	VBROADCASTSS 30732(SI), Z26
+	VFMADD231PS  Z24, Z26, Z20
+	VFMADD231PS  Z25, Z26, Z21
+	VBROADCASTSS 33804(SI), Z26
+	VFMADD231PS  Z24, Z26, Z22
+	VFMADD231PS  Z25, Z26, Z23
+	PREFETCHT1   (BX)
+	PREFETCHT1   64(BX)
+	PREFETCHT1   128(BX)
+	PREFETCHT1   192(BX)
+	ADDQ         $+256, BX
+	ADDQ         $+512, DX
+	ADDQ         $+16, SI
+	DECQ         DI
+	JNZ          k671
+	MOVQ         BX, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip672
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip672:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip673
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip673:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip674
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z20, Z20
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z21, Z21
+	VADDPS  Z24, Z23, Z23
+
+skip674:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip675
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000080, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	ADDQ   BX, DX
+	VADDPS (DX), Z2, Z2
+	VADDPS 64(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	ADDQ   BX, DX
+	VADDPS (DX), Z6, Z6
+	VADDPS 64(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	ADDQ   BX, DX
+	VADDPS (DX), Z10, Z10
+	VADDPS 64(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	ADDQ   BX, DX
+	VADDPS (DX), Z14, Z14
+	VADDPS 64(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	ADDQ   BX, DX
+	VADDPS (DX), Z18, Z18
+	VADDPS 64(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	ADDQ   BX, DX
+	VADDPS (DX), Z22, Z22
+	VADDPS 64(DX), Z23, Z23
+
+skip675:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000080, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z2, (DX)
+	VMOVUPS Z3, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z6, (DX)
+	VMOVUPS Z7, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z10, (DX)
+	VMOVUPS Z11, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z14, (DX)
+	VMOVUPS Z15, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z18, (DX)
+	VMOVUPS Z19, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z22, (DX)
+	VMOVUPS Z23, 64(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile669
+	VZEROUPPER
+	RET
+
+// func mul_f32_k768a768c768_6x64_avx512(a *byte)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mul_f32_k768a768c768_6x64_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile676:
+	VPXORD     Z0, Z0, Z0
+	VPXORD     Z1, Z1, Z1
+	VPXORD     Z2, Z2, Z2
+	VPXORD     Z3, Z3, Z3
+	VPXORD     Z4, Z4, Z4
+	VPXORD     Z5, Z5, Z5
+	VPXORD     Z6, Z6, Z6
+	VPXORD     Z7, Z7, Z7
+	VPXORD     Z8, Z8, Z8
+	VPXORD     Z9, Z9, Z9
+	VPXORD     Z10, Z10, Z10
+	VPXORD     Z11, Z11, Z11
+	VPXORD     Z12, Z12, Z12
+	VPXORD     Z13, Z13, Z13
+	VPXORD     Z14, Z14, Z14
+	VPXORD     Z15, Z15, Z15
+	VPXORD     Z16, Z16, Z16
+	VPXORD     Z17, Z17, Z17
+	VPXORD     Z18, Z18, Z18
+	VPXORD     Z19, Z19, Z19
+	VPXORD     Z20, Z20, Z20
+	VPXORD     Z21, Z21, Z21
+	VPXORD     Z22, Z22, Z22
+	VPXORD     Z23, Z23, Z23
+	MOVQ       CX, DX
+	MOVQ       112(AX), BX
+	IMULQ      BX, DX
+	ADDQ       DX, DX
+	ADDQ       8(AX), DX
+	MOVQ       16(AX), SI
+	IMUL3Q     $0x00000100, CX, DI
+	ADDQ       DI, SI
+	MOVQ       80(AX), DI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	ADDQ       DI, SI
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	PREFETCHT0 128(SI)
+	PREFETCHT0 192(SI)
+	MOVQ       120(AX), SI
+	TESTQ      SI, SI
+	JNZ        ahead677
+	MOVQ       DX, SI
+
+ahead677:
+	MOVQ (AX), DI
+	MOVQ $0x000000c0, R8
+
+k678:
+	VMOVUPS      (DX), Z24
+	VMOVUPS      64(DX), Z25
+	VMOVUPS      (DX)(BX*1), Z26
+	VMOVUPS      64(DX)(BX*1), Z27
+	VBROADCASTSS (DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3072(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6144(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9216(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12288(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15360(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      128(DX), Z24
+	VMOVUPS      192(DX), Z25
+	VMOVUPS      128(DX)(BX*1), Z26
+	VMOVUPS      192(DX)(BX*1), Z27
+	VBROADCASTSS 4(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3076(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6148(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9220(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12292(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15364(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      256(DX), Z24
+	VMOVUPS      320(DX), Z25
+	VMOVUPS      256(DX)(BX*1), Z26
+	VMOVUPS      320(DX)(BX*1), Z27
+	VBROADCASTSS 8(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3080(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6152(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9224(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12296(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15368(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	VMOVUPS      384(DX), Z24
+	VMOVUPS      448(DX), Z25
+	VMOVUPS      384(DX)(BX*1), Z26
+	VMOVUPS      448(DX)(BX*1), Z27
+	VBROADCASTSS 12(DI), Z28
+	VFMADD231PS  Z24, Z28, Z0
+	VFMADD231PS  Z25, Z28, Z1
+	VFMADD231PS  Z26, Z28, Z2
+	VFMADD231PS  Z27, Z28, Z3
+	VBROADCASTSS 3084(DI), Z28
+	VFMADD231PS  Z24, Z28, Z4
+	VFMADD231PS  Z25, Z28, Z5
+	VFMADD231PS  Z26, Z28, Z6
+	VFMADD231PS  Z27, Z28, Z7
+	VBROADCASTSS 6156(DI), Z28
+	VFMADD231PS  Z24, Z28, Z8
+	VFMADD231PS  Z25, Z28, Z9
+	VFMADD231PS  Z26, Z28, Z10
+	VFMADD231PS  Z27, Z28, Z11
+	VBROADCASTSS 9228(DI), Z28
+	VFMADD231PS  Z24, Z28, Z12
+	VFMADD231PS  Z25, Z28, Z13
+	VFMADD231PS  Z26, Z28, Z14
+	VFMADD231PS  Z27, Z28, Z15
+	VBROADCASTSS 12300(DI), Z28
+	VFMADD231PS  Z24, Z28, Z16
+	VFMADD231PS  Z25, Z28, Z17
+	VFMADD231PS  Z26, Z28, Z18
+	VFMADD231PS  Z27, Z28, Z19
+	VBROADCASTSS 15372(DI), Z28
+	VFMADD231PS  Z24, Z28, Z20
+	VFMADD231PS  Z25, Z28, Z21
+	VFMADD231PS  Z26, Z28, Z22
+	VFMADD231PS  Z27, Z28, Z23
+	PREFETCHT1   (SI)
+	PREFETCHT1   64(SI)
+	PREFETCHT1   128(SI)
+	PREFETCHT1   192(SI)
+	PREFETCHT1   256(SI)
+	PREFETCHT1   320(SI)
+	PREFETCHT1   384(SI)
+	PREFETCHT1   448(SI)
+	ADDQ         $+512, SI
+	ADDQ         $+512, DX
+	ADDQ         $+16, DI
+	DECQ         R8
+	JNZ          k678
+	MOVQ         SI, 120(AX)
+	TESTL        $0x00000002, 132(AX)
+	JZ           skip679
+	VBROADCASTSS 128(AX), Z24
+	VMULPS       Z24, Z0, Z0
+	VMULPS       Z24, Z1, Z1
+	VMULPS       Z24, Z2, Z2
+	VMULPS       Z24, Z3, Z3
+	VMULPS       Z24, Z4, Z4
+	VMULPS       Z24, Z5, Z5
+	VMULPS       Z24, Z6, Z6
+	VMULPS       Z24, Z7, Z7
+	VMULPS       Z24, Z8, Z8
+	VMULPS       Z24, Z9, Z9
+	VMULPS       Z24, Z10, Z10
+	VMULPS       Z24, Z11, Z11
+	VMULPS       Z24, Z12, Z12
+	VMULPS       Z24, Z13, Z13
+	VMULPS       Z24, Z14, Z14
+	VMULPS       Z24, Z15, Z15
+	VMULPS       Z24, Z16, Z16
+	VMULPS       Z24, Z17, Z17
+	VMULPS       Z24, Z18, Z18
+	VMULPS       Z24, Z19, Z19
+	VMULPS       Z24, Z20, Z20
+	VMULPS       Z24, Z21, Z21
+	VMULPS       Z24, Z22, Z22
+	VMULPS       Z24, Z23, Z23
+
+skip679:
+	TESTL  $0x00000001, 132(AX)
+	JZ     skip680
+	MOVQ   16(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip680:
+	MOVQ    24(AX), DX
+	TESTQ   DX, DX
+	JZ      skip681
+	MOVQ    24(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	VMOVUPS (DX), Z24
+	VADDPS  Z24, Z0, Z0
+	VADDPS  Z24, Z4, Z4
+	VADDPS  Z24, Z8, Z8
+	VADDPS  Z24, Z12, Z12
+	VADDPS  Z24, Z16, Z16
+	VADDPS  Z24, Z20, Z20
+	VMOVUPS 64(DX), Z24
+	VADDPS  Z24, Z1, Z1
+	VADDPS  Z24, Z5, Z5
+	VADDPS  Z24, Z9, Z9
+	VADDPS  Z24, Z13, Z13
+	VADDPS  Z24, Z17, Z17
+	VADDPS  Z24, Z21, Z21
+	VMOVUPS 128(DX), Z24
+	VADDPS  Z24, Z2, Z2
+	VADDPS  Z24, Z6, Z6
+	VADDPS  Z24, Z10, Z10
+	VADDPS  Z24, Z14, Z14
+	VADDPS  Z24, Z18, Z18
+	VADDPS  Z24, Z22, Z22
+	VMOVUPS 192(DX), Z24
+	VADDPS  Z24, Z3, Z3
+	VADDPS  Z24, Z7, Z7
+	VADDPS  Z24, Z11, Z11
+	VADDPS  Z24, Z15, Z15
+	VADDPS  Z24, Z19, Z19
+	VADDPS  Z24, Z23, Z23
+
+skip681:
+	MOVQ   32(AX), DX
+	TESTQ  DX, DX
+	JZ     skip682
+	MOVQ   32(AX), DX
+	IMUL3Q $0x00000100, CX, BX
+	ADDQ   BX, DX
+	MOVQ   80(AX), BX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	ADDQ   BX, DX
+	VADDPS (DX), Z4, Z4
+	VADDPS 64(DX), Z5, Z5
+	VADDPS 128(DX), Z6, Z6
+	VADDPS 192(DX), Z7, Z7
+	ADDQ   BX, DX
+	VADDPS (DX), Z8, Z8
+	VADDPS 64(DX), Z9, Z9
+	VADDPS 128(DX), Z10, Z10
+	VADDPS 192(DX), Z11, Z11
+	ADDQ   BX, DX
+	VADDPS (DX), Z12, Z12
+	VADDPS 64(DX), Z13, Z13
+	VADDPS 128(DX), Z14, Z14
+	VADDPS 192(DX), Z15, Z15
+	ADDQ   BX, DX
+	VADDPS (DX), Z16, Z16
+	VADDPS 64(DX), Z17, Z17
+	VADDPS 128(DX), Z18, Z18
+	VADDPS 192(DX), Z19, Z19
+	ADDQ   BX, DX
+	VADDPS (DX), Z20, Z20
+	VADDPS 64(DX), Z21, Z21
+	VADDPS 128(DX), Z22, Z22
+	VADDPS 192(DX), Z23, Z23
+
+skip682:
+	MOVQ    16(AX), DX
+	IMUL3Q  $0x00000100, CX, BX
+	ADDQ    BX, DX
+	MOVQ    80(AX), BX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z4, (DX)
+	VMOVUPS Z5, 64(DX)
+	VMOVUPS Z6, 128(DX)
+	VMOVUPS Z7, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z8, (DX)
+	VMOVUPS Z9, 64(DX)
+	VMOVUPS Z10, 128(DX)
+	VMOVUPS Z11, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z12, (DX)
+	VMOVUPS Z13, 64(DX)
+	VMOVUPS Z14, 128(DX)
+	VMOVUPS Z15, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z16, (DX)
+	VMOVUPS Z17, 64(DX)
+	VMOVUPS Z18, 128(DX)
+	VMOVUPS Z19, 192(DX)
+	ADDQ    BX, DX
+	VMOVUPS Z20, (DX)
+	VMOVUPS Z21, 64(DX)
+	VMOVUPS Z22, 128(DX)
+	VMOVUPS Z23, 192(DX)
+	INCQ    CX
+	MOVQ    104(AX), DX
+	CMPQ    CX, DX
+	JL      tile676
 	VZEROUPPER
 	RET
 
@@ -39606,7 +35400,7 @@ TEXT ·mul_f32_k768s4x768_1x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile667:
+tile683:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39623,10 +35417,10 @@ tile667:
 	MOVQ       (AX), BX
 	MOVQ       $0x00000004, SI
 
-seg668:
+seg684:
 	MOVQ $0x00000030, DI
 
-k669:
+k685:
 	VMOVUPS      (DX), Z3
 	VMOVUPS      64(DX), Z4
 	VMOVUPS      128(DX), Z5
@@ -39658,20 +35452,20 @@ k669:
 	ADDQ         $+768, DX
 	ADDQ         $+16, BX
 	DECQ         DI
-	JNZ          k669
+	JNZ          k685
 	ADDQ         $+2304, BX
 	DECQ         SI
-	JNZ          seg668
+	JNZ          seg684
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip670
+	JZ           skip686
 	VBROADCASTSS 128(AX), Z3
 	VMULPS       Z3, Z0, Z0
 	VMULPS       Z3, Z1, Z1
 	VMULPS       Z3, Z2, Z2
 
-skip670:
+skip686:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip671
+	JZ     skip687
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -39679,10 +35473,10 @@ skip670:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip671:
+skip687:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip672
+	JZ      skip688
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -39693,10 +35487,10 @@ skip671:
 	VMOVUPS 128(DX), Z3
 	VADDPS  Z3, Z2, Z2
 
-skip672:
+skip688:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip673
+	JZ     skip689
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -39704,7 +35498,7 @@ skip672:
 	VADDPS 64(DX), Z1, Z1
 	VADDPS 128(DX), Z2, Z2
 
-skip673:
+skip689:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -39714,7 +35508,7 @@ skip673:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile667
+	JL      tile683
 	VZEROUPPER
 	RET
 
@@ -39724,7 +35518,7 @@ TEXT ·mul_f32_k768s4x768a3072c768_6x48_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile674:
+tile690:
 	VPXORD     Z0, Z0, Z0
 	VPXORD     Z1, Z1, Z1
 	VPXORD     Z2, Z2, Z2
@@ -39776,17 +35570,17 @@ tile674:
 	PREFETCHT0 128(BX)
 	MOVQ       120(AX), BX
 	TESTQ      BX, BX
-	JNZ        ahead675
+	JNZ        ahead691
 	MOVQ       DX, BX
 
-ahead675:
+ahead691:
 	MOVQ (AX), SI
 	MOVQ $0x00000004, DI
 
-seg676:
+seg692:
 	MOVQ $0x00000030, R8
 
-k677:
+k693:
 	VMOVUPS      (DX), Z18
 	VMOVUPS      64(DX), Z19
 	VMOVUPS      128(DX), Z20
@@ -39905,13 +35699,13 @@ k677:
 	ADDQ         $+768, DX
 	ADDQ         $+16, SI
 	DECQ         R8
-	JNZ          k677
+	JNZ          k693
 	ADDQ         $+2304, SI
 	DECQ         DI
-	JNZ          seg676
+	JNZ          seg692
 	MOVQ         BX, 120(AX)
 	TESTL        $0x00000002, 132(AX)
-	JZ           skip678
+	JZ           skip694
 	VBROADCASTSS 128(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
@@ -39932,9 +35726,9 @@ k677:
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
 
-skip678:
+skip694:
 	TESTL  $0x00000001, 132(AX)
-	JZ     skip679
+	JZ     skip695
 	MOVQ   16(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -39963,10 +35757,10 @@ skip678:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip679:
+skip695:
 	MOVQ    24(AX), DX
 	TESTQ   DX, DX
-	JZ      skip680
+	JZ      skip696
 	MOVQ    24(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -39992,10 +35786,10 @@ skip679:
 	VADDPS  Z18, Z14, Z14
 	VADDPS  Z18, Z17, Z17
 
-skip680:
+skip696:
 	MOVQ   32(AX), DX
 	TESTQ  DX, DX
-	JZ     skip681
+	JZ     skip697
 	MOVQ   32(AX), DX
 	IMUL3Q $0x000000c0, CX, BX
 	ADDQ   BX, DX
@@ -40024,7 +35818,7 @@ skip680:
 	VADDPS 64(DX), Z16, Z16
 	VADDPS 128(DX), Z17, Z17
 
-skip681:
+skip697:
 	MOVQ    16(AX), DX
 	IMUL3Q  $0x000000c0, CX, BX
 	ADDQ    BX, DX
@@ -40055,7 +35849,7 @@ skip681:
 	INCQ    CX
 	MOVQ    104(AX), DX
 	CMPQ    CX, DX
-	JL      tile674
+	JL      tile690
 	VZEROUPPER
 	RET
 

@@ -128,6 +128,39 @@ func (a Num) GELU() (y, dy Num) {
 	return y, s.Add(y.Mul(Of(1).Sub(s)).Mul(dz))
 }
 
+// erfUlps bounds the relative error of the kernels' |x| P(-|x|) and normal density, in
+// roundings: two of |x|+K and its inverse, which count 1.6 times as they are in the
+// polynomial as well, two of the exponential, one each of the polynomial, its constants
+// and the last product but two.
+const erfUlps = 8
+
+// GELUErf is the erf form, a*P(a) with the normal distribution function P, and its
+// derivative P(a) + a*p(a). Neither turns faster than by 0.8.
+func (a Num) GELUErf() (y, dy Num) {
+	t := math.Abs(a.V)
+	tail, density := math.Erfc(t/math.Sqrt2)/2, math.Exp(-t*t/2)/math.Sqrt(2*math.Pi)
+	v, d := -t*tail, tail-t*density
+	if a.V > 0 {
+		v, d = a.V+v, 1-d
+	}
+	own := erfUlps * Unit
+	y = rounded(v, a.E*(math.Abs(d)+0.8*a.E)+own*t*tail)
+	return y, rounded(d, 0.8*a.E+own*(tail+t*density))
+}
+
+// Activation is that of a name, and its derivative; of gated ones that of the gate.
+func (a Num) Activation(name string) (y, dy Num) {
+	switch name {
+	case "gelu":
+		return a.GELU()
+	case "gelu_erf":
+		return a.GELUErf()
+	case "swiglu":
+		return a.SiLU()
+	}
+	panic("bound: no activation " + name)
+}
+
 // SiLU is a*sigmoid(a) and its derivative s + a*s*(1-s).
 func (a Num) SiLU() (y, dy Num) {
 	s := Const(1).Mul(a).Sigmoid() // its power of 2 has an argument of its own

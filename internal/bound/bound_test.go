@@ -81,7 +81,11 @@ func TestBounds(t *testing.T) {
 	for _, x := range []float32{-200, -80, -3, -0.1, 0, 0.1, 3, 80, 200} {
 		y, dy := Of(x).GELU()
 		z, dz := Of(x).SiLU()
-		for _, n := range []Num{y, dy, z, dz} {
+		g, dg := Of(x).GELUErf()
+		if g.E > 16*0x1p-24*math.Abs(g.V)+1e-44 {
+			t.Errorf("gelu_erf of %v: a bound of %v for %v", x, g.E, g.V)
+		}
+		for _, n := range []Num{y, dy, z, dz, g, dg} {
 			if math.IsNaN(n.V) || n.E > 16*0x1p-23*max(1, math.Abs(float64(x))) {
 				t.Errorf("activation of %v: %v", x, n)
 			}

@@ -165,6 +165,25 @@ func (m *Model) frequency(j int) float64 {
 		}
 		smooth := (context/length - s.LowFreqFactor) / (s.HighFreqFactor - s.LowFreqFactor)
 		return (1-smooth)*f/s.Factor + smooth*f
+	case spec.YarnScaling:
+		// The pairs of so many turns, of which the first and the last are whole numbers.
+		pair := func(turns float64, whole func(float64) float64) float64 {
+			p := math.Log(float64(s.OriginalPositions)/(2*math.Pi*turns)) / math.Log(m.RotaryBase) * float64(m.HeadDim()) / 2
+			if s.Between {
+				return p
+			}
+			return whole(p)
+		}
+		from, to := max(0, pair(s.BetaFast, math.Floor)), min(float64(m.HeadDim()-1), pair(s.BetaSlow, math.Ceil))
+		switch at := float64(j); {
+		case at <= from:
+			return f
+		case at >= to:
+			return f / s.Factor
+		default:
+			ramp := (at - from) / (to - from)
+			return f*(1-ramp) + f/s.Factor*ramp
+		}
 	}
 	return f
 }
@@ -183,7 +202,7 @@ func (m *Model) attention(i int, qkv []float64, n int) []float64 {
 				x := qkv[r*width+head*hd:][:hd]
 				for j := range hd / 2 {
 					sin, cos := math.Sincos(float64(r) * m.frequency(j))
-					a, c := x[j], x[j+hd/2]
+					a, c := m.RotaryFactor()*x[j], m.RotaryFactor()*x[j+hd/2]
 					x[j], x[j+hd/2] = a*cos-c*sin, c*cos+a*sin
 				}
 			}
@@ -199,7 +218,7 @@ func (m *Model) attention(i int, qkv []float64, n int) []float64 {
 		for r := range n {
 			p, sum, most := make([]float64, r+1), 0.0, math.Inf(-1)
 			for c := range p {
-				if m.Window > 0 && r-c >= m.Window {
+				if w := m.LayerWindow(i); w > 0 && r-c >= w {
 					p[c] = math.Inf(-1)
 					continue
 				}

@@ -26,7 +26,7 @@ func TestCases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for kind, n := range map[string]int{"layer": 29, "guided_layer": 5, "mlp": 16, "guided_mlp": 2, "init": 7, "model": 9, "trajectory": 7, "ratio_schedule": 1, "lr_schedule": 1} {
+	for kind, n := range map[string]int{"layer": 29, "guided_layer": 5, "mlp": 19, "guided_mlp": 2, "init": 7, "model": 9, "trajectory": 7, "ratio_schedule": 1, "lr_schedule": 1} {
 		if kinds[kind] != n {
 			t.Errorf("%d cases of kind %s, want %d", kinds[kind], kind, n)
 		}

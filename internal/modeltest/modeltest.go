@@ -29,7 +29,7 @@ var Forms = []spec.Model{
 		Except: "0:dense", Act: spec.GELU, QKVBias: true, OutputBias: true, FFNBias: true, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 1e4,
 		RotaryScaling: spec.RotaryScaling{Type: spec.Llama3Scaling, Factor: 4, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 100}, TieEmbeddings: true, InitStd: 0.2},
 	{Name: "mqa", Vocab: 33, Hidden: 24, FFN: 60, Layers: 2, AttnDim: 48, QHeads: 6, KVHeads: 1, MaxPositions: 300, Kind: shuffled, Blocks: 3,
-		Act: gated, QKVBias: true, Norm: spec.RMSNorm, NormEps: 1e-6, QKNorm: true, Position: spec.Absolute, Window: 40, InitStd: 0.2},
+		Act: gated, QKVBias: true, Norm: spec.RMSNorm, NormEps: 1e-6, QKNorm: true, Position: spec.Absolute, Window: 40, WindowLayers: "1", InitStd: 0.2},
 }
 
 // Build makes a model with parameters far from any symmetric start.

@@ -242,7 +242,7 @@ func TestSaveWeights(t *testing.T) {
 func TestBeside(t *testing.T) {
 	_, p := params(t)
 	files := []token.File{{Name: "tokenizer_config.json", Content: []byte("{}")}, {Name: "chat_template.jinja", Content: []byte("{{ messages }}")}}
-	dir, err := SaveWeights(filepath.Join(t.TempDir(), "run"), []byte(source), State{Name: "small", Steps: 10}, token.With(token.Bytes{}, files), values("", p, p.List()))
+	dir, err := SaveWeights(filepath.Join(t.TempDir(), "run"), []byte(source), State{Name: "small", Steps: 10}, token.With(token.Bytes{}, files), values("", Of(p), p.List()))
 	if err != nil {
 		t.Fatal(err)
 	}

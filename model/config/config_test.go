@@ -253,6 +253,11 @@ func TestDraftIsRead(t *testing.T) {
 		func(*Draft) {},
 		func(d *Draft) { d.model.FFNBias, d.model.NormEps, d.model.QKNorm, d.model.Window = &no, 1e-6, true, 7 },
 		func(d *Draft) { d.model.RotaryScaling.Type, d.model.RotaryScaling.Factor = spec.LinearScaling, 2.5 },
+		func(d *Draft) { d.model.Window, d.model.WindowLayers = 7, "1" },
+		func(d *Draft) {
+			d.model.RotaryScaling.Type, d.model.RotaryScaling.Factor, d.model.RotaryScaling.OriginalPositions = spec.YarnScaling, 4, 256
+			d.model.RotaryScaling.Truncate = &no
+		},
 	} {
 		d := NewDraft()
 		d.model.Vocab, d.model.Hidden, d.model.FFN, d.model.Layers, d.model.QHeads = 11, 64, 64, 2, 4

@@ -259,6 +259,12 @@ func minimal(path string) settings {
 	if strings.HasPrefix(path, "model.rotary_scaling.") {
 		s = s.with("model.rotary_scaling.type", "llama3", "model.rotary_scaling.factor", "8", "model.rotary_scaling.low_freq_factor", "1",
 			"model.rotary_scaling.high_freq_factor", "4", "model.rotary_scaling.original_max_positions", "8192")
+		if name := strings.TrimPrefix(path, "model.rotary_scaling."); slices.Contains([]string{"beta_fast", "beta_slow", "attention_factor", "truncate"}, name) {
+			s = s.with("model.rotary_scaling.type", "yarn", "model.rotary_scaling.low_freq_factor", "", "model.rotary_scaling.high_freq_factor", "")
+		}
+	}
+	if path == "model.window_layers" {
+		s["model.window"] = "7"
 	}
 	if strings.HasPrefix(path, "model.mlp.except[].") {
 		s = s.with("model.mlp.kind", "lowrank", "model.mlp.rank", "16", "model.mlp.first_layer_dense", "false", "model.mlp.except[].layers", "1", "model.mlp.except[].kind", "dense")
@@ -331,6 +337,11 @@ var initials = map[string]func(s settings) string{
 		return s["model.bias"]
 	},
 	"none": func(settings) string { return "0" },
+	"all":  func(settings) string { return "0-1" },
+	"1 and a tenth of `factor`'s logarithm": func(s settings) string {
+		factor, _ := strconv.ParseFloat(s["model.rotary_scaling.factor"], 64)
+		return strconv.FormatFloat(spec.YarnAttentionFactor(factor), 'g', -1, 64)
+	},
 }
 
 // A key's default, written out, is what a file without the key has. Keys without
@@ -480,11 +491,18 @@ var worded = map[string][]probe{
 		refuses("64", blockshuffle("96")), takes("32", blockshuffle("96")), refuses("0", blockshuffle("256")), refuses("-1", blockshuffle("256")),
 		refuses("2", lowrank("256")), refuses("2", nil),
 	},
-	"linear, llama3": {
-		takes("llama3", nil), takes("linear", linear), refuses("other", nil), refuses("''", nil),
+	"numbers and stretches from 0 on, `0-3 5`": {
+		takes("0", nil), takes("1", nil), takes("0-1", nil), refuses("2", nil), refuses("0-2", nil), refuses("1-0", nil), refuses("-1", nil),
+		refuses("many", nil), refuses("0 01", nil), refuses("0-1-1", nil), {value: "1", room: settings{"model.window": "0"}},
+	},
+	"linear, llama3, yarn": {
+		takes("llama3", nil), takes("linear", linear), takes("yarn", linear.with("model.rotary_scaling.original_max_positions", "8192")), refuses("other", nil), refuses("''", nil),
+		{value: "yarn", by: "low_freq_factor"},
 		{value: "linear", by: "low_freq_factor"}, {value: "linear", room: linear.with("model.rotary_scaling.original_max_positions", "8192"), by: "original_max_positions"},
 	},
 	"above 0, below `high_freq_factor`": {takes("5e-324", nil), takes("3.9999999999999996", nil), {value: "4", by: "high_freq_factor"}, refuses("0", nil), refuses("-1", nil)},
+	"above 0, below `beta_fast`":        {takes("5e-324", nil), takes("31.999999999999996", nil), {value: "32", by: "beta_fast"}, refuses("0", nil), refuses("-1", nil)},
+	"above `beta_slow`":                 {takes("1.0000000000000002", nil), takes("1.7976931348623157e308", nil), refuses("1", nil), refuses("0.5", nil), refuses("-1", nil)},
 	"above `low_freq_factor`":           {takes("1.0000000000000002", nil), takes("1.7976931348623157e308", nil), refuses("1", nil), refuses("0.5", nil), refuses("-1", nil)},
 	"divisors of `hidden`":              {takes("1", btt), takes("64", btt), takes("0", btt), refuses("3", btt), refuses("128", btt), refuses("-1", btt), refuses("2", nil)},
 	"divisors of `accumulate` up to 65536": {takes("0", six), takes("1", six), takes("6", six), refuses("4", six), refuses("12", six), refuses("-1", six), refuses("2", nil),

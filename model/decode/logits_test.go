@@ -62,13 +62,13 @@ func TestLogits(t *testing.T) {
 // share of the residual stream: the bits of a full pass come from the cache, row by row
 // and in pieces, and a window as long as the text sees all of it.
 func TestWindows(t *testing.T) {
-	s := spec.Model{Name: "windows", Vocab: 31, Hidden: 64, FFN: 48, Layers: 2, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 300, Kind: spec.Dense,
+	s := spec.Model{Name: "windows", Vocab: 31, Hidden: 64, FFN: 48, Layers: 3, AttnDim: 128, QHeads: 4, KVHeads: 2, MaxPositions: 300, Kind: spec.Dense,
 		Act: spec.SwiGLU, Norm: spec.RMSNorm, NormEps: 1e-6, QKNorm: true, Position: spec.RoPE, RotaryBase: 1e4, InitStd: 0.2}
 	const n = 2*kernel.KeyBlock + 30
 	ids := modeltest.Tokens(rand.New(rand.NewPCG(8, 8)), n, s.Vocab)
-	logits := func(window int) []float32 {
+	logits := func(window int, layers spec.Layers) []float32 {
 		s := s
-		s.Window = window
+		s.Window, s.WindowLayers = window, layers
 		m := decode.Of(modeltest.Build(t, s, "", 2))
 		want := make([]float32, n*s.Vocab)
 		tr := m.NewTrace(n)
@@ -92,9 +92,9 @@ func TestWindows(t *testing.T) {
 		}
 		return want
 	}
-	all := logits(0)
+	all := logits(0, "")
 	for _, window := range []int{1, kernel.KeyBlock - 1, kernel.KeyBlock, kernel.KeyBlock + 1, 2*kernel.KeyBlock - 1, 2 * kernel.KeyBlock, 2*kernel.KeyBlock + 1, n} {
-		got := logits(window)
+		got := logits(window, "")
 		same := min(n, window) * s.Vocab // before the window leaves anything behind
 		if !slices.Equal(got[:same], all[:same]) {
 			t.Errorf("a window of %d: other logits where it sees everything", window)
@@ -102,6 +102,12 @@ func TestWindows(t *testing.T) {
 		if window < n && slices.Equal(got[same:same+s.Vocab], all[same:same+s.Vocab]) {
 			t.Errorf("a window of %d: the same logits as without one", window)
 		}
+	}
+	// In some layers only: neither the one nor the other.
+	const window = kernel.KeyBlock + 1
+	some, every := logits(window, "0 2"), logits(window, "")
+	if slices.Equal(some[window*s.Vocab:], every[window*s.Vocab:]) || slices.Equal(some[window*s.Vocab:], all[window*s.Vocab:]) {
+		t.Error("a window in two of three layers: the logits of one in all, or in none")
 	}
 }
 

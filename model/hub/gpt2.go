@@ -21,8 +21,15 @@ var gpt2 = &family{
 	ignored:    []string{".attn.bias", ".attn.masked_bias"},
 }
 
-// tanhGELU are the names of the tanh form.
-var tanhGELU = []string{"gelu_new", "gelu_pytorch_tanh", "gelu_fast"}
+// gpt2Acts are the activations by their names, of several the one that export writes
+// first.
+var gpt2Acts = []struct {
+	name string
+	act  spec.Act
+}{
+	{"gelu_new", spec.GELU}, {"gelu_pytorch_tanh", spec.GELU}, {"gelu_fast", spec.GELU},
+	{"gelu", spec.GELUErf}, {"gelu_python", spec.GELUErf},
+}
 
 func gpt2Section(f *fields) specfile.Section {
 	s := specfile.NewSection()
@@ -33,9 +40,15 @@ func gpt2Section(f *fields) specfile.Section {
 		f.cannot("n_ctx", "n_positions")
 	}
 	s.Norm, s.Position, s.Bias = spec.LayerNorm, spec.Absolute, true
-	s.Act = spec.GELU
-	if act := value(f, "activation_function", "gelu_new"); !slices.Contains(tanhGELU, act) {
-		f.cannot("activation_function", `the tanh form, "gelu_new"`)
+	s.Act = ""
+	name := value(f, "activation_function", "gelu_new")
+	for _, a := range gpt2Acts {
+		if a.name == name {
+			s.Act = a.act
+		}
+	}
+	if s.Act == "" {
+		f.cannot("activation_function", `"gelu_new", the tanh form, or "gelu", that of erf`)
 	}
 	s.NormEps = value(f, "layer_norm_epsilon", 1e-5)
 	only(f, "scale_attn_weights", true)
@@ -49,11 +62,17 @@ func gpt2Section(f *fields) specfile.Section {
 }
 
 func gpt2Fits(s spec.Model) bool {
-	return s.Position == spec.Absolute && s.Norm == spec.LayerNorm && s.Act == spec.GELU && s.QKVBias && s.OutputBias && s.FFNBias &&
+	return s.Position == spec.Absolute && s.Norm == spec.LayerNorm && !s.Act.Gated() && s.QKVBias && s.OutputBias && s.FFNBias &&
 		!s.QKNorm && s.Window == 0 && s.AttnDim == s.Hidden && s.KVHeads == s.QHeads
 }
 
 func gpt2Config(s spec.Model) object {
+	act := ""
+	for _, a := range slices.Backward(gpt2Acts) {
+		if a.act == s.Act {
+			act = a.name
+		}
+	}
 	return object{"n_embd": s.Hidden, "n_inner": s.FFN, "n_layer": s.Layers, "n_head": s.QHeads, "n_positions": s.MaxPositions,
-		"activation_function": "gelu_new", "layer_norm_epsilon": s.NormEps, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
+		"activation_function": act, "layer_norm_epsilon": s.NormEps, "scale_attn_by_inverse_layer_idx": s.ScaleAttnByLayer}
 }

@@ -22,8 +22,8 @@ import (
 // archives are the models that transformers wrote, by its major version; see
 // testdata/make.py.
 var archives = map[string][]string{
-	"testdata/models-4.zip": {"gpt2-old", "llama2", "llama-linear", "llama31", "mistral-whole", "qwen2-window", "qwen3-tied"},
-	"testdata/models-5.zip": {"gpt2", "gpt2-untied", "llama3", "llama-bias", "mistral", "qwen2", "qwen3"},
+	"testdata/models-4.zip": {"gpt2-old", "llama2", "llama-linear", "llama31", "mistral-whole", "qwen2-window", "qwen2-layers", "qwen2-yarn", "qwen3-tied"},
+	"testdata/models-5.zip": {"gpt2", "gpt2-untied", "gpt2-erf", "llama3", "llama-bias", "mistral", "qwen2", "qwen3", "llama-yarn", "qwen3-layers"},
 }
 
 // unpack writes the models of an archive below a folder, each into its own.
@@ -324,28 +324,28 @@ func TestBadGPT2Config(t *testing.T) {
 	dir := filepath.Join(unpack(t, "testdata/models-5.zip"), "gpt2")
 	name := filepath.Join(dir, hubConfig)
 	badConfigs(t, "gpt2", map[string][]string{
-		`model_type: unknown model "gpt5"; known are gpt2, llama, mistral, qwen2, qwen3`:        {`"gpt2"`, `"gpt5"`},
-		"model_type: is missing, want a text":                                                   {`"model_type": "gpt2"`, `"model_type": null`},
-		`activation_function: "relu" cannot be expressed, want the tanh form, "gelu_new"`:       {`"gelu_new"`, `"relu"`},
-		"layer_norm_epsilon: 2 is out of range, want 1e-12 to 1":                                {`1e-05`, `2`},
-		"n_embd: is missing, want a whole number":                                               {`"n_embd": 16`, `"n_embd": null`},
-		`n_embd: "16" is no whole number`:                                                       {`"n_embd": 16`, `"n_embd": "16"`},
-		"n_layer: 2.5 is no whole number":                                                       {`"n_layer": 2`, `"n_layer": 2.5`},
-		"n_head: 3 does not divide attn_dim 16":                                                 {`"n_head": 2`, `"n_head": 3`},
-		"n_positions: -40 is out of range, want 1 to":                                           {`"n_positions": 40`, `"n_positions": -40`},
-		"n_inner: 1048577 is out of range":                                                      {`"n_inner": null`, `"n_inner": 1048577`},
-		"scale_attn_weights: false cannot be expressed, want true":                              {`"scale_attn_weights": true`, `"scale_attn_weights": false`},
-		"add_cross_attention: true cannot be expressed, want false":                             {`"add_cross_attention": false`, `"add_cross_attention": true`},
-		"quantization_config: a model that has one cannot be expressed":                         {`"use_cache"`, `"quantization_config": {}, "use_cache"`},
-		"tie_word_embeddings: 1 is no true or false":                                            {`"tie_word_embeddings": true`, `"tie_word_embeddings": 1`},
-		"unexpected end of JSON input":                                                          {"}", ""},
-		"want a JSON object, there is a JSON array":                                             {whole, "[]"},
-		"want a JSON object, there is null":                                                     {whole, "null"},
-		"too long for a configuration, want at most 1048576 bytes":                              {"{", "{" + strings.Repeat(" ", maxConfig)},
-		"n_ctx: 41 cannot be expressed, want n_positions":                                       {`"n_head": 2`, `"n_head": 2, "n_ctx": 41`},
-		"the tensor transformer.h.2.attn.c_attn.weight [16 48] is missing":                      {`"n_layer": 2`, `"n_layer": 3`},
-		"the tensor transformer.wpe.weight has shape [40 16], the configuration says [1024 16]": {`"n_positions": 40`, `"n_positions": 1024`},
-		"n_layer: 4097 is out of range, want 1 to 4096":                                         {`"n_layer": 2`, `"n_layer": 4097`},
+		`model_type: unknown model "gpt5"; known are gpt2, llama, mistral, qwen2, qwen3`:                          {`"gpt2"`, `"gpt5"`},
+		"model_type: is missing, want a text":                                                                     {`"model_type": "gpt2"`, `"model_type": null`},
+		`activation_function: "relu" cannot be expressed, want "gelu_new", the tanh form, or "gelu", that of erf`: {`"gelu_new"`, `"relu"`},
+		"layer_norm_epsilon: 2 is out of range, want 1e-12 to 1":                                                  {`1e-05`, `2`},
+		"n_embd: is missing, want a whole number":                                                                 {`"n_embd": 16`, `"n_embd": null`},
+		`n_embd: "16" is no whole number`:                                                                         {`"n_embd": 16`, `"n_embd": "16"`},
+		"n_layer: 2.5 is no whole number":                                                                         {`"n_layer": 2`, `"n_layer": 2.5`},
+		"n_head: 3 does not divide attn_dim 16":                                                                   {`"n_head": 2`, `"n_head": 3`},
+		"n_positions: -40 is out of range, want 1 to":                                                             {`"n_positions": 40`, `"n_positions": -40`},
+		"n_inner: 1048577 is out of range":                                                                        {`"n_inner": null`, `"n_inner": 1048577`},
+		"scale_attn_weights: false cannot be expressed, want true":                                                {`"scale_attn_weights": true`, `"scale_attn_weights": false`},
+		"add_cross_attention: true cannot be expressed, want false":                                               {`"add_cross_attention": false`, `"add_cross_attention": true`},
+		"quantization_config: a model that has one cannot be expressed":                                           {`"use_cache"`, `"quantization_config": {}, "use_cache"`},
+		"tie_word_embeddings: 1 is no true or false":                                                              {`"tie_word_embeddings": true`, `"tie_word_embeddings": 1`},
+		"unexpected end of JSON input":                                                                            {"}", ""},
+		"want a JSON object, there is a JSON array":                                                               {whole, "[]"},
+		"want a JSON object, there is null":                                                                       {whole, "null"},
+		"too long for a configuration, want at most 1048576 bytes":                                                {"{", "{" + strings.Repeat(" ", maxConfig)},
+		"n_ctx: 41 cannot be expressed, want n_positions":                                                         {`"n_head": 2`, `"n_head": 2, "n_ctx": 41`},
+		"the tensor transformer.h.2.attn.c_attn.weight [16 48] is missing":                                        {`"n_layer": 2`, `"n_layer": 3`},
+		"the tensor transformer.wpe.weight has shape [40 16], the configuration says [1024 16]":                   {`"n_positions": 40`, `"n_positions": 1024`},
+		"n_layer: 4097 is out of range, want 1 to 4096":                                                           {`"n_layer": 2`, `"n_layer": 4097`},
 	})
 	good, err := os.ReadFile(name)
 	if err != nil {
@@ -369,36 +369,46 @@ func TestBadGPT2Config(t *testing.T) {
 // So it is for the Llama family.
 func TestBadLlamaConfig(t *testing.T) {
 	badConfigs(t, "llama3", map[string][]string{
-		`hidden_act: "gelu" cannot be expressed, want "silu"`:                                            {`"silu"`, `"gelu"`},
-		"rms_norm_eps: 0 is out of range":                                                                {`1e-05`, `0`},
-		`rope_parameters.rope_type: "yarn" cannot be expressed, want "default", "linear" or "llama3"`:    {`"llama3"`, `"yarn"`},
-		"rope_parameters.factor: is missing, want a number":                                              {`"factor": 8.0,`, ``},
-		"rope_parameters.factor: 0.5 is out of range":                                                    {`"factor": 8.0,`, `"factor": 0.5,`},
-		"rope_parameters.high_freq_factor: 0.5 is out of range":                                          {`"high_freq_factor": 4.0,`, `"high_freq_factor": 0.5,`},
-		"rope_parameters.rope_theta: -100 is out of range, want a positive number":                       {`"rope_theta": 100.0`, `"rope_theta": -100`},
-		"rope_parameters.attention_factor: is unknown for an embedding of this type":                     {`"factor": 8.0,`, `"factor": 8.0, "attention_factor": 1.5,`},
-		"rope_parameters.partial_rotary_factor: 0.5 cannot be expressed, want 1":                         {`"factor": 8.0,`, `"factor": 8.0, "partial_rotary_factor": 0.5,`},
-		"rope_parameters: want a JSON object, there is a JSON array":                                     {`"rope_parameters": {`, `"rope_parameters": [], "other": {`},
-		"rope_scaling: and rope_parameters are both there":                                               {`"silu"`, `"silu", "rope_scaling": {"type": "linear"}`},
-		"original_max_position_embeddings: 16 cannot be expressed, want that of rope_parameters":         {`"silu"`, `"silu", "original_max_position_embeddings": 16`},
-		"num_attention_heads: 3 does not divide hidden_size 16, and there is no head_dim":                {`"head_dim": 8,`, ``, `"num_attention_heads": 4`, `"num_attention_heads": 3`},
-		"head_dim: 0 is out of range":                                                                    {`"head_dim": 8,`, `"head_dim": 0,`},
-		"head_dim: -9223372036854775808 is out of range":                                                 {`"head_dim": 8,`, `"head_dim": -9223372036854775808,`},
-		"num_key_value_heads: 3 does not divide q_heads 4":                                               {`"num_key_value_heads": 2`, `"num_key_value_heads": 3`},
-		"the tensor model.layers.0.self_attn.q_proj.bias [32] is missing":                                {`"attention_bias": false`, `"attention_bias": true`},
-		"the tensor model.layers.0.self_attn.k_proj.weight has shape [16 16], the configuration says [8": {`"num_key_value_heads": 2`, `"num_key_value_heads": 1`},
+		`hidden_act: "gelu" cannot be expressed, want "silu"`: {`"silu"`, `"gelu"`},
+		"rms_norm_eps: 0 is out of range":                     {`1e-05`, `0`},
+		`rope_parameters.rope_type: "longrope" cannot be expressed, want "default", "linear", "llama3" or "yarn"`: {`"llama3"`, `"longrope"`},
+		"rope_parameters.factor: is missing, want a number":                                                       {`"factor": 8.0,`, ``},
+		"rope_parameters.factor: 0.5 is out of range":                                                             {`"factor": 8.0,`, `"factor": 0.5,`},
+		"rope_parameters.high_freq_factor: 0.5 is out of range":                                                   {`"high_freq_factor": 4.0,`, `"high_freq_factor": 0.5,`},
+		"rope_parameters.rope_theta: -100 is out of range, want a positive number":                                {`"rope_theta": 100.0`, `"rope_theta": -100`},
+		"rope_parameters.attention_factor: is unknown for an embedding of this type":                              {`"factor": 8.0,`, `"factor": 8.0, "attention_factor": 1.5,`},
+		"rope_parameters.partial_rotary_factor: 0.5 cannot be expressed, want 1":                                  {`"factor": 8.0,`, `"factor": 8.0, "partial_rotary_factor": 0.5,`},
+		"rope_parameters: want a JSON object, there is a JSON array":                                              {`"rope_parameters": {`, `"rope_parameters": [], "other": {`},
+		"rope_scaling: and rope_parameters are both there":                                                        {`"silu"`, `"silu", "rope_scaling": {"type": "linear"}`},
+		"original_max_position_embeddings: 16 cannot be expressed, want that of rope_parameters":                  {`"silu"`, `"silu", "original_max_position_embeddings": 16`},
+		"num_attention_heads: 3 does not divide hidden_size 16, and there is no head_dim":                         {`"head_dim": 8,`, ``, `"num_attention_heads": 4`, `"num_attention_heads": 3`},
+		"head_dim: 0 is out of range":                                                                             {`"head_dim": 8,`, `"head_dim": 0,`},
+		"head_dim: -9223372036854775808 is out of range":                                                          {`"head_dim": 8,`, `"head_dim": -9223372036854775808,`},
+		"num_key_value_heads: 3 does not divide q_heads 4":                                                        {`"num_key_value_heads": 2`, `"num_key_value_heads": 3`},
+		"the tensor model.layers.0.self_attn.q_proj.bias [32] is missing":                                         {`"attention_bias": false`, `"attention_bias": true`},
+		"the tensor model.layers.0.self_attn.k_proj.weight has shape [16 16], the configuration says [8":          {`"num_key_value_heads": 2`, `"num_key_value_heads": 1`},
+	})
+	badConfigs(t, "llama-yarn", map[string][]string{
+		"rope_parameters.beta_fast: 1 is out of range, want more than beta_slow, 1":        {`"beta_fast": 4.0`, `"beta_fast": 1`},
+		"rope_parameters.attention_factor: -1 is out of range, want a positive number":     {`"beta_fast": 4.0`, `"attention_factor": -1`},
+		"rope_parameters.factor: 0.5 is out of range":                                      {`"factor": 4.0`, `"factor": 0.5`},
+		"rope_parameters.original_max_position_embeddings: 0 is out of range":              {`"original_max_position_embeddings": 16`, `"original_max_position_embeddings": 0`},
+		"rope_parameters.truncate: 1 is no true or false":                                  {`"beta_fast": 4.0`, `"truncate": 1`},
+		"rope_parameters.rope_theta: 1 is out of range, want more than 1 with the scaling": {`"rope_theta": 100.0`, `"rope_theta": 1`},
+		"rope_parameters.low_freq_factor: is unknown for an embedding of this type":        {`"beta_fast": 4.0`, `"low_freq_factor": 4`},
+	})
+	badConfigs(t, "qwen3-layers", map[string][]string{
+		"layer_types: layer 0 has a window, and use_sliding_window is false": {`"use_sliding_window": true`, `"use_sliding_window": false`},
+		"layer_types: layer 0 has a window, and sliding_window is null":      {`"sliding_window": 6`, `"sliding_window": null`},
+		"sliding_window: -6 is out of range":                                 {`"sliding_window": 6`, `"sliding_window": -6`},
 	})
 	badConfigs(t, "qwen3", map[string][]string{
-		`layer_types: "linear_attention" cannot be expressed, want full_attention`:                     {`"full_attention"`, `"linear_attention"`},
-		"layer_types: layer 0 has a window, and layer 1 has none":                                      {"[\n    \"full_attention\"", "[\n    \"sliding_attention\"", `"use_sliding_window": false`, `"use_sliding_window": true`, `"sliding_window": null`, `"sliding_window": 8`},
-		"layer_types: layer 0 has a window, and use_sliding_window is false":                           {`"full_attention"`, `"sliding_attention"`},
-		"layer_types: has 1 entries, there are 2 layers":                                               {`"full_attention",`, ``},
-		"layer_types: 7 is no list of texts":                                                           {`"layer_types": [`, `"layer_types": 7, "other": [`},
-		"the tensor model.layers.0.self_attn.q_proj.bias [32] is missing":                              {`"attention_bias": false`, `"attention_bias": true`},
-		"the tensor model.layers.0.self_attn.q_norm.weight has shape [8], the configuration says [12]": {`"head_dim": 8`, `"head_dim": 12`},
-	})
-	badConfigs(t, "qwen2", map[string][]string{
-		"max_window_layers: 1 layers of 2 have no window: want the same of all layers": {`"layer_types"`, `"other"`, `"use_sliding_window": false`, `"use_sliding_window": true`, `"sliding_window": null`, `"sliding_window": 8`, `"max_window_layers": 28`, `"max_window_layers": 1`},
+		`layer_types: "linear_attention" cannot be expressed, want full_attention or sliding_attention`: {`"full_attention"`, `"linear_attention"`},
+		"layer_types: layer 0 has a window, and use_sliding_window is false":                            {`"full_attention"`, `"sliding_attention"`},
+		"layer_types: has 1 entries, there are 2 layers":                                                {`"full_attention",`, ``},
+		"layer_types: 7 is no list of texts":                                                            {`"layer_types": [`, `"layer_types": 7, "other": [`},
+		"the tensor model.layers.0.self_attn.q_proj.bias [32] is missing":                               {`"attention_bias": false`, `"attention_bias": true`},
+		"the tensor model.layers.0.self_attn.q_norm.weight has shape [8], the configuration says [12]":  {`"head_dim": 8`, `"head_dim": 12`},
 	})
 	badConfigs(t, "mistral", map[string][]string{
 		"sliding_window: -8 is out of range":     {`"sliding_window": 8`, `"sliding_window": -8`},

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/structuredffn/sffn/gen/spec"
@@ -23,7 +22,7 @@ func llamaLike(model, architecture, title string, section func(f *fields) specfi
 		fits: func(s spec.Model) bool { return llamaFits(model, s) }, write: func(s spec.Model) object { return llamaConfig(model, s) },
 		fields: map[string]string{"vocab": "vocab_size", "hidden": "hidden_size", "ffn": "intermediate_size", "layers": "num_hidden_layers",
 			"attn_dim": "head_dim", "q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "max_positions": "max_position_embeddings",
-			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta", "window": "sliding_window"},
+			"norm_eps": "rms_norm_eps", "rotary_base": "rope_theta", "window": "sliding_window", "window_layers": "layer_types"},
 		prefix: "model.", head: "lm_head.weight", embedding: "embed_tokens.weight",
 		names: map[string][]string{"model.wte": {"embed_tokens"}, "model.ln_f": {"norm"}, "lm_head": {"lm_head"},
 			"ln1": {"input_layernorm"}, "qkv_linear": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
@@ -139,9 +138,18 @@ func rotary(f *fields, s *specfile.Section) {
 		key = "type" // as it was called first
 	}
 	scaling := specfile.RotaryScaling{Type: spec.Scaling(value(r, key, unscaled))}
-	read := func(to *float64, field, name string) {
+	name := func(field, name string) string {
 		f.names["rotary_scaling."+field] = r.at + name
-		*to = must[float64](r, name)
+		return name
+	}
+	read := func(to *float64, field, as string) { *to = must[float64](r, name(field, as)) }
+	// original reads the length of the first training.
+	original := func() {
+		const as = "original_max_position_embeddings"
+		scaling.OriginalPositions = value(r, name("original_max_positions", as), value(f, as, s.MaxPositions))
+		if value(f, as, scaling.OriginalPositions) != scaling.OriginalPositions {
+			f.cannot(as, "that of "+strings.TrimSuffix(r.at, "."))
+		}
 	}
 	switch scaling.Type {
 	case unscaled:
@@ -152,14 +160,12 @@ func rotary(f *fields, s *specfile.Section) {
 		read(&scaling.Factor, "factor", "factor")
 		read(&scaling.LowFreqFactor, "low_freq_factor", "low_freq_factor")
 		read(&scaling.HighFreqFactor, "high_freq_factor", "high_freq_factor")
-		const original = "original_max_position_embeddings"
-		f.names["rotary_scaling.original_max_positions"] = r.at + original
-		scaling.OriginalPositions = value(r, original, value(f, original, s.MaxPositions))
-		if value(f, original, scaling.OriginalPositions) != scaling.OriginalPositions {
-			f.cannot(original, "that of "+strings.TrimSuffix(r.at, "."))
-		}
+		original()
+	case spec.YarnScaling:
+		original()
+		yarn(r, &scaling, float64(s.MaxPositions)/float64(max(1, scaling.OriginalPositions)), name)
 	default:
-		r.cannot(key, `"default", "linear" or "llama3"`)
+		r.cannot(key, `"default", "linear", "llama3" or "yarn"`)
 		return
 	}
 	s.RotaryScaling = scaling
@@ -168,47 +174,56 @@ func rotary(f *fields, s *specfile.Section) {
 	}
 }
 
+// yarn reads what a scaling of that type has; whole is the factor by which all positions
+// are more than those of the first training, which is the scaling's where it has none.
+func yarn(r *fields, to *specfile.RotaryScaling, whole float64, name func(field, as string) string) {
+	to.Factor = value(r, name("factor", "factor"), whole)
+	to.BetaFast = ptr(value(r, name("beta_fast", "beta_fast"), float64(spec.YarnBetaFast)))
+	to.BetaSlow = ptr(value(r, name("beta_slow", "beta_slow"), float64(spec.YarnBetaSlow)))
+	// Two more numbers make another factor of the logarithm, where both are there.
+	by := spec.YarnAttentionFactor(to.Factor)
+	m, all := value(r, "mscale", 0.0), value(r, "mscale_all_dim", 0.0)
+	if m != 0 && all != 0 {
+		by = (m*(by-1) + 1) / (all*(by-1) + 1)
+	}
+	to.AttentionFactor = ptr(value(r, name("attention_factor", "attention_factor"), by))
+	to.Truncate = ptr(value(r, name("truncate", "truncate"), true))
+}
+
 // unscaled is the type of angles as they are.
 const unscaled = "default"
 
-// qwenWindow reads which layers have a window.
+// qwenWindow reads which layers have a window: those that layer_types says, or all from
+// max_window_layers on.
 func qwenWindow(f *fields, s *specfile.Section) {
-	window := value(f, "sliding_window", 4096)
-	none := !value(f, "use_sliding_window", false)
-	first := max(0, min(value(f, "max_window_layers", 28), s.Layers)) // of the layers with a window
-	if none || f.null["sliding_window"] {
-		first = s.Layers
+	window, first := value(f, "sliding_window", 4096), value(f, "max_window_layers", 28)
+	var none string // why there is none
+	if !value(f, "use_sliding_window", false) {
+		none = "use_sliding_window is false"
+	} else if f.null["sliding_window"] {
+		none = "sliding_window is null"
 	}
+	has := func(i int) bool { return none == "" && i >= first }
 	if f.has("layer_types") {
 		types := value(f, "layer_types", []string(nil))
 		if len(types) != s.Layers {
 			f.fail("layer_types", "has %d entries, there are %d layers", len(types), s.Layers)
 			return
 		}
-		first = s.Layers
 		for i, kind := range types {
-			switch kind {
-			case "full_attention":
-			case "sliding_attention":
-				first = min(first, i)
-			default:
-				f.fail("layer_types", "%.100q cannot be expressed, want full_attention", kind)
+			if kind != "full_attention" && kind != "sliding_attention" {
+				f.fail("layer_types", "%.100q cannot be expressed, want full_attention or sliding_attention", kind)
+				return
+			}
+			if kind == "sliding_attention" && none != "" {
+				f.fail("layer_types", "layer %d has a window, and %s", i, none)
 				return
 			}
 		}
-		if first < s.Layers && none {
-			f.fail("layer_types", "layer %d has a window, and use_sliding_window is false", first)
-			return
-		}
-		if i := slices.Index(types[first:], "full_attention"); i >= 0 && window < s.MaxPositions {
-			f.fail("layer_types", "layer %d has a window, and layer %d has none: want the same of all layers", first, first+i)
-			return
-		}
+		has = func(i int) bool { return types[i] == "sliding_attention" }
 	}
-	if first == 0 {
-		s.Window = window
-	} else if first < s.Layers && window < s.MaxPositions {
-		f.fail("max_window_layers", "%d layers of %d have no window: want the same of all layers", first, s.Layers)
+	if layers := spec.LayersOf(min(s.Layers, spec.MaxLayers), has); layers != "" {
+		s.Window, s.WindowLayers = window, specfile.Layers(layers)
 	}
 }
 
@@ -221,7 +236,7 @@ func llamaFits(member string, s spec.Model) bool {
 	case "llama":
 		return s.OutputBias == s.QKVBias && s.Window == 0
 	case "mistral":
-		return !s.QKVBias && !s.OutputBias && !s.FFNBias
+		return !s.QKVBias && !s.OutputBias && !s.FFNBias && s.WindowLayers == ""
 	case "qwen2":
 		return s.QKVBias && !s.OutputBias && !s.FFNBias
 	}
@@ -239,6 +254,9 @@ func llamaConfig(member string, s spec.Model) object {
 	case spec.Llama3Scaling:
 		c["rope_scaling"] = object{"rope_type": "llama3", "factor": r.Factor, "low_freq_factor": r.LowFreqFactor, "high_freq_factor": r.HighFreqFactor,
 			"original_max_position_embeddings": r.OriginalPositions}
+	case spec.YarnScaling:
+		c["rope_scaling"] = object{"rope_type": "yarn", "factor": r.Factor, "original_max_position_embeddings": r.OriginalPositions,
+			"beta_fast": r.BetaFast, "beta_slow": r.BetaSlow, "attention_factor": r.AttentionFactor, "truncate": !r.Between}
 	}
 	if member == "llama" || member == "qwen3" {
 		c["attention_bias"] = s.QKVBias
@@ -251,7 +269,16 @@ func llamaConfig(member string, s spec.Model) object {
 		c["sliding_window"] = nil
 	}
 	if member == "qwen2" || member == "qwen3" {
-		c["use_sliding_window"], c["max_window_layers"] = s.Window > 0, 0
+		// The layers with a window are the last ones, as it was first, or have types.
+		first, kinds := s.Layers, make([]string, s.Layers)
+		for i := range s.Layers {
+			if kinds[i] = "full_attention"; s.LayerWindow(i) > 0 {
+				first, kinds[i] = min(first, i), "sliding_attention"
+			}
+		}
+		if c["use_sliding_window"], c["max_window_layers"] = s.Window > 0, 0; s.WindowLayers != "" {
+			c["max_window_layers"], c["layer_types"] = first, kinds
+		}
 	}
 	return c
 }

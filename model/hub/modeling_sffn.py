@@ -8,14 +8,16 @@ Written by sffn export. The fields of config.json say what the model is:
 hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
 num_key_value_heads, head_dim, max_position_embeddings, vocab_size, tie_word_embeddings
     as Llama has them
-activation      "gelu", the tanh form, or "swiglu", silu(first half) * second half
+activation      "gelu", the tanh form, "gelu_erf", that of erf, or "swiglu", silu(first
+                half) * second half
 norm, norm_eps  "layernorm" or "rmsnorm", and what is added inside the root
 qk_norm         an RMS norm of each head of queries and keys, before they are rotated
 qkv_bias, output_bias, ffn_bias
 rotary_frequencies
                 radians that a position turns each pair of entries by; null for a learned
                 table of positions
-window          how many positions attention sees, 0 for all before
+rotary_factor   multiplies rotated queries and keys
+windows         how many positions attention sees in each layer, 0 for all before
 scale_attn_by_layer
                 attention's scores are divided by the layer's number, from 1
 networks        structures of feed-forward networks, each for layers first to last:
@@ -94,14 +96,14 @@ class MLP(nn.Module):
         network = next(n for n in config.networks if n["first"] <= layer <= n["last"])
         self.fc1 = Chain(network["fc1"], config.ffn_bias)
         self.fc2 = Chain(network["fc2"], config.ffn_bias)
-        self.gated = config.activation == "swiglu"
+        self.activation = config.activation
 
     def forward(self, x):
         x = self.fc1(x)
-        if self.gated:
+        if self.activation == "swiglu":
             gate, up = x.chunk(2, -1)
             return self.fc2(F.silu(gate) * up)
-        return self.fc2(F.gelu(x, approximate="tanh"))
+        return self.fc2(F.gelu(x, approximate={"gelu": "tanh", "gelu_erf": "none"}[self.activation]))
 
 
 class Layer(nn.Module):
@@ -183,17 +185,20 @@ class SffnModel(SffnPreTrainedModel):
         else:
             frequencies = torch.tensor(self.config.rotary_frequencies, dtype=torch.float64, device=x.device)
             turn = position_ids[:, None, :, None].double() * frequencies
-            angles = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+            angles = [(self.config.rotary_factor * a).to(x.dtype) for a in (turn.cos(), turn.sin())]
         behind = place[:, None] - torch.arange(had + n, device=x.device)
-        mask = behind >= 0
-        if self.config.window:
-            mask &= behind < self.config.window
-        mask = mask[None, None]
-        if attention_mask is not None:
-            mask = mask & attention_mask[:, None, None, :had + n].bool()
-            mask = mask | (behind == 0)[None, None]  # padding sees itself: of nothing there is no softmax
-        for layer in self.layers:
-            x = layer(x, angles, mask, cache)
+        masks = {}
+        for window in set(self.config.windows):
+            mask = behind >= 0
+            if window:
+                mask &= behind < window
+            mask = mask[None, None]
+            if attention_mask is not None:
+                mask = mask & attention_mask[:, None, None, :had + n].bool()
+                mask = mask | (behind == 0)[None, None]  # padding sees itself: of nothing there is no softmax
+            masks[window] = mask
+        for layer, window in zip(self.layers, self.config.windows):
+            x = layer(x, angles, masks[window], cache)
         return self.ln_f(x)
 
 

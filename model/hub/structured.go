@@ -21,10 +21,14 @@ const (
 var structured = &family{model: ownType, architecture: "SffnForCausalLM", title: "structured", write: structuredConfig}
 
 func structuredConfig(s spec.Model) object {
+	windows := make([]int, s.Layers)
+	for i := range windows {
+		windows[i] = s.LayerWindow(i)
+	}
 	c := object{"hidden_size": s.Hidden, "intermediate_size": s.FFN, "num_hidden_layers": s.Layers, "num_attention_heads": s.QHeads,
 		"num_key_value_heads": s.KVHeads, "head_dim": s.HeadDim(), "max_position_embeddings": s.MaxPositions,
 		"activation": s.Act, "norm": s.Norm, "norm_eps": s.NormEps, "qk_norm": s.QKNorm, "qkv_bias": s.QKVBias, "output_bias": s.OutputBias,
-		"ffn_bias": s.FFNBias, "window": s.Window, "scale_attn_by_layer": s.ScaleAttnByLayer, "rotary_frequencies": nil,
+		"ffn_bias": s.FFNBias, "windows": windows, "scale_attn_by_layer": s.ScaleAttnByLayer, "rotary_frequencies": nil, "rotary_factor": s.RotaryFactor(),
 		"auto_map": object{"AutoConfig": "modeling_sffn.SffnConfig", "AutoModelForCausalLM": "modeling_sffn.SffnForCausalLM"}}
 	if s.Position == spec.RoPE {
 		c["rotary_frequencies"] = s.Frequencies()

@@ -4,11 +4,13 @@ package kernel
 // store. Its name is that of the network's activation.
 type Epilogue string
 
-// The epilogues. SwiGLU is silu(gate) * up.
+// The epilogues. GELU is the tanh form, GELUErf x times the normal distribution
+// function; SwiGLU is silu(gate) * up.
 const (
-	Linear Epilogue = ""
-	GELU   Epilogue = "gelu"
-	SwiGLU Epilogue = "swiglu"
+	Linear  Epilogue = ""
+	GELU    Epilogue = "gelu"
+	GELUErf Epilogue = "gelu_erf"
+	SwiGLU  Epilogue = "swiglu"
 )
 
 // epilogue is a row of the table of epilogues.
@@ -26,6 +28,7 @@ type epilogue struct {
 var epilogues = []epilogue{
 	{Linear, false, noOp, noOp},
 	{GELU, false, OpGELU, OpGELUBackward},
+	{GELUErf, false, OpGELUErf, OpGELUErfBackward},
 	{SwiGLU, true, OpSwiGLU, OpSwiGLUBackward},
 }
 

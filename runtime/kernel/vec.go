@@ -27,6 +27,8 @@ type VecOp int
 const (
 	OpGELU VecOp = iota
 	OpGELUBackward
+	OpGELUErf
+	OpGELUErfBackward
 	OpSwiGLU
 	OpSwiGLUBackward
 	OpSum

@@ -146,12 +146,11 @@ func network(s spec.FFN, w rt.FFNWeights, x []float32, m int, mix rt.Guide) []bo
 	for i := range m {
 		for j := range s.FFN {
 			h := pre[i*len(pre)/m:]
-			if s.Act == spec.GELU {
-				act[i*s.FFN+j], _ = h[j].GELU()
-				continue
+			v, _ := h[j].Activation(string(s.Act))
+			if s.Act.Gated() {
+				v = v.Mul(h[s.FFN+j])
 			}
-			v, _ := h[j].SiLU()
-			act[i*s.FFN+j] = v.Mul(h[s.FFN+j])
+			act[i*s.FFN+j] = v
 		}
 	}
 	return linear(p.FC2, w.FC2, act, m, mix)

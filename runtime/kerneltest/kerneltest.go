@@ -449,11 +449,11 @@ func (c *call) want(i, j int) (w result) {
 	switch {
 	case c.Epilogue == kernel.Linear:
 		w.c = w.pre[0]
-	case c.Epilogue == kernel.GELU:
-		w.c, _ = w.pre[0].GELU()
-	case c.Epilogue.Gated():
-		w.c, _ = w.pre[0].SiLU()
-		w.c = w.c.Mul(w.pre[1])
+	default:
+		w.c, _ = w.pre[0].Activation(string(c.Epilogue))
+		if c.Epilogue.Gated() {
+			w.c = w.c.Mul(w.pre[1])
+		}
 	}
 	return w
 }

@@ -44,8 +44,8 @@ func same(t *testing.T, what string, x, got, want float32, tol float64) {
 
 // Activations and their derivatives have their true limits at both ends, and
 // what infinities and NaN give is the same on every instruction set: what the
-// portable form gives, and so does PyTorch. x times sigmoid(x) is NaN at
-// minus infinity, where the sigmoid is 0; the derivative is NaN at both.
+// portable form gives. x times sigmoid(x) is NaN at minus infinity, where the sigmoid is
+// 0, and the derivative is NaN at both, as in PyTorch; the erf form has its limits there.
 func TestActivationsAtTheEdges(t *testing.T) {
 	x := everyExponent()
 	n := len(x)
@@ -57,13 +57,13 @@ func TestActivationsAtTheEdges(t *testing.T) {
 	for _, isa := range kernel.Available() {
 		tab := For(isa)
 		y, a, d, up := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
-		check := func(name string, entry func(float32) (y, dy float32), beyond float32) {
+		check := func(name string, entry func(float32) (y, dy float32), beyond float32, limits bool) {
 			for i, v := range x {
 				want, slope := entry(v)
 				switch { // what the portable form gives, from its own source
-				case v == -inf:
+				case v == -inf && !limits:
 					want, slope = nan, nan
-				case v == inf:
+				case v == inf && !limits:
 					want, slope = inf, nan
 				case v <= -beyond:
 					want, slope = 0, 0
@@ -81,14 +81,19 @@ func TestActivationsAtTheEdges(t *testing.T) {
 		}
 		tab.each(kernel.OpGELU, kernel.VecArgs{}, y, x)
 		tab.each(kernel.OpGELUBackward, kernel.VecArgs{}, a, d, x, one)
-		check("gelu", GELU, 20)
+		check("gelu", GELU, 20, false)
 		bits := [][]float32{y, a, d}
+		y, a, d = make([]float32, n), make([]float32, n), make([]float32, n)
+		tab.each(kernel.OpGELUErf, kernel.VecArgs{}, y, x)
+		tab.each(kernel.OpGELUErfBackward, kernel.VecArgs{}, a, d, x, one)
+		check("gelu_erf", GELUErf, 14.75, true)
+		bits = append(bits, y, a, d)
 		y, a, d = make([]float32, n), make([]float32, n), make([]float32, n)
 		tab.each(kernel.OpSwiGLU, kernel.VecArgs{}, y, x, one)
 		tab.each(kernel.OpSwiGLUBackward, kernel.VecArgs{}, a, d, up, x, one, one)
-		check("silu", SiLU, 120)
+		check("silu", SiLU, 120, false)
 		copy(a, up)
-		check("silu", SiLU, 120)
+		check("silu", SiLU, 120, false)
 		bits = append(bits, y, a, d)
 		if isa == kernel.Portable {
 			continue
@@ -101,6 +106,46 @@ func TestActivationsAtTheEdges(t *testing.T) {
 				if bitsOf(v) != bitsOf(first[j][i]) && !isNaN(v) {
 					t.Fatalf("%s: result %d of %v has other bits than %s", isa, j, x[i], kernel.Available()[0])
 				}
+			}
+		}
+	}
+}
+
+// The erf form of GELU is good to 6 ulp of the result everywhere, however small it is,
+// and its derivative to 6 of the larger of its two terms: all exponents down to 2^-30,
+// and 2^10 mantissas of each.
+func TestGELUErfInUlps(t *testing.T) {
+	var x []float32
+	for exponent := -30; exponent < 4; exponent++ {
+		for i := range 1 << 10 {
+			v := float32(math.Ldexp(1+(float64(i)+0.37)/(1<<10), exponent))
+			x = append(x, v, -v)
+		}
+	}
+	ulpOf := func(v float64) float64 {
+		_, e := math.Frexp(v)
+		return math.Ldexp(1, max(e-24, -149))
+	}
+	one := make([]float32, len(x))
+	for i := range one {
+		one[i] = 1
+	}
+	for _, isa := range kernel.Available() {
+		y, a, d := make([]float32, len(x)), make([]float32, len(x)), make([]float32, len(x))
+		For(isa).each(kernel.OpGELUErf, kernel.VecArgs{}, y, x)
+		For(isa).each(kernel.OpGELUErfBackward, kernel.VecArgs{}, a, d, x, one)
+		for i, v := range x {
+			h := f(v)
+			tail, slope := math.Erfc(math.Abs(h)/math.Sqrt2)/2, h*math.Exp(-h*h/2)/math.Sqrt(2*math.Pi)
+			p := tail
+			if h > 0 {
+				p = 1 - tail
+			}
+			if e := math.Abs(f(y[i]) - h*p); e > 6*ulpOf(h*p) || a[i] != y[i] {
+				t.Fatalf("%s: gelu_erf(%v) = %v, and with its slope %v: %.2f ulp from %v", isa, v, y[i], a[i], e/ulpOf(h*p), h*p)
+			}
+			if e, u := math.Abs(f(d[i])-(p+slope)), ulpOf(max(p, math.Abs(slope))); e > 6*u {
+				t.Fatalf("%s: gelu_erf'(%v) = %v: %.2f ulp from %v", isa, v, d[i], e/u, p+slope)
 			}
 		}
 	}

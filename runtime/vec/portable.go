@@ -7,44 +7,10 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// portable holds the readable definition of every operation. P are its
+// portable holds the readable definition of every operation but those of
+// activations, which have theirs in a table of their own. P are its
 // vectors of N entries, S its scalars, R its results.
 var portable = map[kernel.VecOp]kernel.VecFunc{
-	// P0 = gelu(P1), the tanh form.
-	kernel.OpGELU: func(a *kernel.VecArgs) {
-		y, x := p(a, 0), p(a, 1)
-		for i, h := range x {
-			y[i], _ = GELU(h)
-		}
-	},
-	// P0 = gelu(P2), P1 = P3 * gelu'(P2).
-	kernel.OpGELUBackward: func(a *kernel.VecArgs) {
-		y, dh, h, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3)
-		for i := range h {
-			v, d := GELU(h[i])
-			dh[i] = da[i] * d
-			y[i] = v
-		}
-	},
-	// P0 = silu(P1) * P2.
-	kernel.OpSwiGLU: func(a *kernel.VecArgs) {
-		y, g, u := p(a, 0), p(a, 1), p(a, 2)
-		for i := range y {
-			s, _ := SiLU(g[i])
-			y[i] = s * u[i]
-		}
-	},
-	// P0 = silu(P3)*P4, P1 = silu'(P3)*P4*P5, P2 = P5*silu(P3).
-	kernel.OpSwiGLUBackward: func(a *kernel.VecArgs) {
-		y, dg, du, g, u, da := p(a, 0), p(a, 1), p(a, 2), p(a, 3), p(a, 4), p(a, 5)
-		for i := range y {
-			s, d := SiLU(g[i])
-			ui, di := u[i], da[i]
-			y[i] = s * ui
-			du[i] = di * s
-			dg[i] = d * ui * di
-		}
-	},
 	// R0 = sum P0.
 	kernel.OpSum: func(a *kernel.VecArgs) {
 		var s float64
@@ -283,22 +249,3 @@ func FromBF16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
 
 // p is operand i.
 func p(a *kernel.VecArgs, i int) []float32 { return unsafe.Slice((*float32)(a.P[i]), a.N) }
-
-// GELU is one entry of the activation, tanh form, and its derivative: x*s and
-// s + x*s*(1-s)*2u', s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3). The
-// limits are 0 and x, and 0 and 1, on every instruction set; NaN gives NaN, and
-// so do minus infinity (where s is 0) and both infinities in the derivative.
-func GELU(v float32) (y, dy float32) {
-	c := math.Sqrt(2 / math.Pi)
-	x := float64(v)
-	s := 1 / (1 + math.Exp(-2*c*(x+0.044715*x*x*x)))
-	return float32(x * s), float32(s + x*s*(1-s)*2*c*(1+3*0.044715*x*x))
-}
-
-// SiLU is one entry of the activation and its derivative: x*s and
-// s + x*s*(1-s), s = sigmoid(x). Its limits are GELU's.
-func SiLU(v float32) (y, dy float32) {
-	x := float64(v)
-	s := 1 / (1 + math.Exp(-x))
-	return float32(x * s), float32(s + x*s*(1-s))
-}

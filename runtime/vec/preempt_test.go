@@ -27,6 +27,8 @@ func TestPreemption(t *testing.T) {
 	x := make([]float32, n)
 	table.Activate(kernel.GELU, x, x, n)
 	table.ActivationBackward(kernel.GELU, x, x, x, n)
+	table.Activate(kernel.GELUErf, x, x, n)
+	table.ActivationBackward(kernel.GELUErf, x, x, x, n)
 	table.Activate(kernel.SwiGLU, x[:n/2], x, n/2)
 	table.ActivationBackward(kernel.SwiGLU, x[:n/2], x, x, n/2)
 	table.LayerNorm(x, x, x, x, x, x, 1, n, 1e-5)

@@ -167,26 +167,7 @@ func around(r *rand.Rand, i int) float32 {
 func centred(x num, s []num) num { return x.Sub(s[0]).Mul(s[1]) }
 
 // rows has a row for each operation.
-var rows = map[kernel.VecOp]row{
-	kernel.OpGELU: {
-		operands: "oi", inPlace: [][2]int{{0, 1}}, draw: map[int]func(*rand.Rand, int) float32{1: around},
-		entry: func(x, _ []num) []num { y, _ := x[1].GELU(); return one(y) },
-	},
-	kernel.OpGELUBackward: {
-		operands: "ooii", inPlace: [][2]int{{0, 2}, {1, 3}}, draw: map[int]func(*rand.Rand, int) float32{2: around},
-		entry: func(x, _ []num) []num { y, dy := x[2].GELU(); return []num{y, x[3].Mul(dy)} },
-	},
-	kernel.OpSwiGLU: {
-		operands: "oii", draw: map[int]func(*rand.Rand, int) float32{1: around},
-		entry: func(x, _ []num) []num { y, _ := x[1].SiLU(); return one(y.Mul(x[2])) },
-	},
-	kernel.OpSwiGLUBackward: {
-		operands: "oooiii", inPlace: [][2]int{{0, 5}}, draw: map[int]func(*rand.Rand, int) float32{3: around},
-		entry: func(x, _ []num) []num {
-			y, dy := x[3].SiLU()
-			return []num{y.Mul(x[4]), dy.Mul(x[4]).Mul(x[5]), y.Mul(x[5])}
-		},
-	},
+var rows = withActivations(map[kernel.VecOp]row{
 	kernel.OpSum:           {operands: "i", terms: func(x, _ []num) []num { return one(x[0]) }},
 	kernel.OpSumDeviations: {operands: "i", s: []float32{0.3}, terms: func(x, s []num) []num { d := x[0].Sub(s[0]); return one(d.Mul(d)) }},
 	kernel.OpNormalize: {
@@ -392,6 +373,43 @@ var rows = map[kernel.VecOp]row{
 	},
 	kernel.OpRead: {operands: "i"},
 	kernel.OpPeak: {rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }},
+})
+
+// withActivations adds the rows of the operations of activations.
+func withActivations(rows map[kernel.VecOp]row) map[kernel.VecOp]row {
+	for _, e := range kernel.Epilogues() {
+		if e == kernel.Linear {
+			continue
+		}
+		of := func(x num) (y, dy num) { return x.Activation(string(e)) }
+		drawn := func(i int) map[int]func(*rand.Rand, int) float32 {
+			return map[int]func(*rand.Rand, int) float32{i: around}
+		}
+		forward, backward := e.Ops()
+		if e.Gated() {
+			rows[forward] = row{
+				operands: "oii", draw: drawn(1),
+				entry: func(x, _ []num) []num { y, _ := of(x[1]); return one(y.Mul(x[2])) },
+			}
+			rows[backward] = row{
+				operands: "oooiii", inPlace: [][2]int{{0, 5}}, draw: drawn(3),
+				entry: func(x, _ []num) []num {
+					y, dy := of(x[3])
+					return []num{y.Mul(x[4]), dy.Mul(x[4]).Mul(x[5]), y.Mul(x[5])}
+				},
+			}
+			continue
+		}
+		rows[forward] = row{
+			operands: "oi", inPlace: [][2]int{{0, 1}}, draw: drawn(1),
+			entry: func(x, _ []num) []num { y, _ := of(x[1]); return one(y) },
+		}
+		rows[backward] = row{
+			operands: "ooii", inPlace: [][2]int{{0, 2}, {1, 3}}, draw: drawn(2),
+			entry: func(x, _ []num) []num { y, dy := of(x[2]); return []num{y, x[3].Mul(dy)} },
+		}
+	}
+	return rows
 }
 
 // rowShapes are rows of some entries.

@@ -35,8 +35,11 @@ func On(target *kernel.Target) *Table {
 		return known.(*Table)
 	}
 	t := &Table{columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows, lanes: max(8, target.ISA.Lanes())}
+	for op, f := range portable {
+		t.fns[op] = f
+	}
+	portableActivations(t.fns[:])
 	for op := range kernel.NumVecOps {
-		t.fns[op] = portable[op]
 		if f := kernel.Vec(target.ISA, op); f != nil {
 			t.fns[op] = f
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
+	"github.com/structuredffn/sffn/internal/f64ref/act"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -125,6 +126,13 @@ func testActivations(tab *Table, o operands, n int) {
 	tab.ActivationBackward(kernel.GELU, a, dh, x, n)
 	o.close("gelu again", a, func(i int) float64 { v, _ := gelu64(f(x[i])); return v }, 8*ulp, 1)
 	o.close("gelu'", dh, func(i int) float64 { _, d := gelu64(f(x[i])); return d * f(da[i]) }, 32*ulp, 1)
+	y, a, dh = o.poisoned(n), o.poisoned(n), o.poisoned(n)
+	copy(a, da)
+	tab.Activate(kernel.GELUErf, y, x, n)
+	o.close("gelu_erf", y, func(i int) float64 { v, _ := act.GELUErf(f(x[i])); return v }, 8*ulp, 1)
+	tab.ActivationBackward(kernel.GELUErf, a, dh, x, n)
+	o.close("gelu_erf again", a, func(i int) float64 { v, _ := act.GELUErf(f(x[i])); return v }, 8*ulp, 1)
+	o.close("gelu_erf'", dh, func(i int) float64 { _, d := act.GELUErf(f(x[i])); return d * f(da[i]) }, 8*ulp, 1)
 	// One, two and three rows of gates and ups.
 	for rows := 1; rows <= min(3, n); rows++ {
 		n := n / rows

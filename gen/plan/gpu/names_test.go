@@ -50,7 +50,10 @@ func changes(leaf reflect.Value, f func()) {
 		case table.Pass:
 			words = []string{string(table.Forward), string(table.BackwardData), string(table.BackwardWeight)}
 		case table.Epilogue:
-			words = []string{string(table.Plain), string(table.Epilogue("gelu")), string(table.Epilogue("swiglu")), string(table.Epilogue("dgelu")), string(table.Epilogue("dswiglu"))}
+			words = nil
+			for _, e := range table.Epilogues() {
+				words = append(words, string(e))
+			}
 		case table.Precision:
 			words = []string{string(table.BF16), string(table.Float32s)}
 		case table.AttendPass:

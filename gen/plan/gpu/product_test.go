@@ -52,7 +52,7 @@ func drawFFN(t *rapid.T, unit int) spec.FFN {
 	n := func(name string, hi int) int { return unit * rapid.IntRange(1, hi).Draw(t, name) }
 	f := spec.FFN{
 		Kind:   rapid.SampledFrom([]spec.Kind{spec.Dense, spec.LowRank, spec.BlockDense, spec.BlockShuffle}).Draw(t, "kind"),
-		Hidden: n("hidden", 100), FFN: n("ffn", 200), Act: rapid.SampledFrom([]spec.Act{spec.GELU, spec.SwiGLU}).Draw(t, "act"),
+		Hidden: n("hidden", 100), FFN: n("ffn", 200), Act: rapid.SampledFrom(spec.Acts()).Draw(t, "act"),
 	}
 	switch f.Kind {
 	case spec.LowRank:

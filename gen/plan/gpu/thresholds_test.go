@@ -56,7 +56,7 @@ func TestConstantsAreListed(t *testing.T) {
 // gpuKernels are of every family.
 func gpuKernels(t *testing.T) (ks []Kernel) {
 	for _, p := range []table.Precision{table.BF16, table.Float32s} {
-		for _, act := range []spec.Act{spec.GELU, spec.SwiGLU} {
+		for _, act := range spec.Acts() {
 			m := model(64, 4, 16, spec.RoPE)
 			m.Act, m.FFN, m.FFNBias = act, 1024, true // sums in parts
 			g, err := NewModel(m, p)

@@ -4,6 +4,7 @@ import (
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+	"github.com/mmcloughlin/avo/x86"
 )
 
 // zmm are the 32 registers of 512 bits, with lanes masked by registers of their own.
@@ -16,7 +17,16 @@ func (*zmm) Lanes() int            { return 16 }
 func (*zmm) Bytes() int            { return 64 }
 func (z *zmm) Vec() reg.VecVirtual { return z.ZMM() }
 
-func (z *zmm) Zero(v reg.VecVirtual)      { z.VPXORD(v, v, v) }
+// Zero reads nothing: avo's tables do not say so, and would keep v for its sake.
+func (z *zmm) Zero(v reg.VecVirtual) {
+	clear, err := x86.VPXORD(v, v, v)
+	if err != nil {
+		panic(err)
+	}
+	clear.CancellingInputs = true
+	z.Instruction(clear)
+}
+
 func (z *zmm) Round(x, dst operand.Op)    { z.VRNDSCALEPS(operand.U8(nearest), x, dst) }
 func (z *zmm) Scale2(n, p reg.VecVirtual) { z.VSCALEFPS(n, p, p) }
 

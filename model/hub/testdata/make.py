@@ -38,6 +38,8 @@ def rope(theta, kind="default", **more):
 SHAPE = dict(vocab_size=37, hidden_size=16, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=64, bos_token_id=None, eos_token_id=None, pad_token_id=None)
 LLAMA3 = dict(head_dim=8) | rope(100.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+YARN = rope(100.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=4.0)
+WINDOWS = dict(num_hidden_layers=4, use_sliding_window=True, sliding_window=6)
 GPT2 = dict(vocab_size=37, n_positions=40, n_embd=16, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 
 # name: class, configuration, type of the saved weights, largest file
@@ -45,11 +47,15 @@ CASES = {
     5: {
         "gpt2": (GPT2LMHeadModel, GPT2Config(**GPT2), torch.float32, "1GB"),
         "gpt2-untied": (GPT2LMHeadModel, GPT2Config(**GPT2, n_inner=24, tie_word_embeddings=False, scale_attn_by_inverse_layer_idx=True), torch.bfloat16, "1GB"),
+        "gpt2-erf": (GPT2LMHeadModel, GPT2Config(**GPT2, activation_function="gelu"), torch.float32, "1GB"),
         "llama3": (LlamaForCausalLM, LlamaConfig(**SHAPE, **LLAMA3, rms_norm_eps=1e-5), torch.bfloat16, "4KB"),
         "llama-bias": (LlamaForCausalLM, LlamaConfig(**SHAPE, **rope(10000.0), attention_bias=True, mlp_bias=True, tie_word_embeddings=True, rms_norm_eps=1e-5), torch.float16, "1GB"),
         "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, **rope(1000000.0), sliding_window=8), torch.bfloat16, "1GB"),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, **rope(1000000.0), tie_word_embeddings=True), torch.bfloat16, "1GB"),
         "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SHAPE, **rope(1000000.0), head_dim=8), torch.bfloat16, "1GB"),
+        "llama-yarn": (LlamaForCausalLM, LlamaConfig(**SHAPE, **YARN, head_dim=16), torch.bfloat16, "1GB"),
+        "qwen3-layers": (Qwen3ForCausalLM, Qwen3Config(**SHAPE | WINDOWS, **rope(1000000.0), head_dim=8,
+                         layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"]), torch.bfloat16, "1GB"),
     },
     4: {
         "gpt2-old": (GPT2LMHeadModel, GPT2Config(**GPT2), torch.float16, "1GB"),
@@ -58,6 +64,9 @@ CASES = {
         "llama31": (LlamaForCausalLM, LlamaConfig(**SHAPE, **LLAMA3, rms_norm_eps=1e-5), torch.bfloat16, "4KB"),
         "mistral-whole": (MistralForCausalLM, MistralConfig(**SHAPE, **rope(10000.0), sliding_window=None), torch.bfloat16, "1GB"),
         "qwen2-window": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, **rope(1000000.0), use_sliding_window=True, sliding_window=8, max_window_layers=0), torch.bfloat16, "1GB"),
+        "qwen2-layers": (Qwen2ForCausalLM, Qwen2Config(**SHAPE | WINDOWS, **rope(1000000.0), max_window_layers=3), torch.bfloat16, "1GB"),
+        "qwen2-yarn": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, **rope(100.0, "yarn", factor=2.0, original_max_position_embeddings=32, truncate=False, mscale=0.7,
+                       mscale_all_dim=1.3)), torch.bfloat16, "1GB"),
         "qwen3-tied": (Qwen3ForCausalLM, Qwen3Config(**SHAPE, **rope(1000000.0), head_dim=8, attention_bias=True, tie_word_embeddings=True), torch.bfloat16, "1GB"),
     },
 }[MAJOR]
@@ -87,7 +96,23 @@ def frequencies(c):
         low, high = r["low_freq_factor"], r["high_freq_factor"]
         share = ((turns - low) / (high - low)).clamp(0, 1)
         f = f * (share + (1 - share) / r["factor"])
+    elif kind == "yarn":
+        pair = [dim * math.log(r["original_max_position_embeddings"] / (beta * 2 * math.pi)) / (2 * math.log(r["rope_theta"]))
+                for beta in (r.get("beta_fast", 32), r.get("beta_slow", 1))]
+        if r.get("truncate", True):
+            pair = [math.floor(pair[0]), math.ceil(pair[1])]
+        low, high = max(pair[0], 0), min(pair[1], dim - 1)
+        share = ((torch.arange(dim // 2, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
+        f = f * (1 - share + share / r["factor"])
     return f
+
+
+def length(c):
+    """What rotated queries and keys are multiplied by."""
+    r = getattr(c, "rope_parameters", None) or c.rope_scaling or {}
+    if r.get("rope_type") != "yarn":
+        return 1.0
+    return (0.1 * r.get("mscale", 1) * math.log(r["factor"]) + 1) / (0.1 * r.get("mscale_all_dim", 0) * math.log(r["factor"]) + 1)
 
 
 def exact(model):
@@ -101,10 +126,13 @@ def exact(model):
             f = frequencies(c)
             assert torch.allclose(module.inv_freq.double(), f, rtol=1e-6), (module.inv_freq, f)
 
-            def angles(x, position_ids, f=f):
+            by = length(c)
+            assert math.isclose(module.attention_scaling, by, rel_tol=1e-6), (module.attention_scaling, by)
+
+            def angles(x, position_ids, f=f, by=by):
                 a = position_ids[..., None].double() * f
                 a = torch.cat((a, a), -1)
-                return a.cos(), a.sin()
+                return by * a.cos(), by * a.sin()
             module.forward = angles
 
 
