@@ -13,122 +13,122 @@ TEXT ·vec_f32_gelu_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end2
+	JL end2
 
 main1:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main1
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main1
 
 end2:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end4
+	JL end4
 
 main3:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main3
 
 end4:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done5
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        AX
-	VMOVUPS     (SI)(AX*4), Y0
-	VMASKMOVPS  (BX)(CX*1), Y0, Y1
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done5
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ AX
+	VMOVUPS (SI)(AX*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+0(SB), Y2, Y2
+	VADDPS constants_avx2<>+32(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
-	VMASKMOVPS  Y1, Y0, (DX)(CX*1)
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
 
 done5:
 	VZEROUPPER
@@ -163,92 +163,92 @@ TEXT ·vec_f32_gelubackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end7
+	JL end7
 
 main6:
-	VMOVUPS     (SI)(CX*1), Y0
-	VMOVUPS     (DI)(CX*1), Y1
-	VMULPS      Y0, Y0, Y3
-	VMULPS      constants_avx2<>+0(SB), Y3, Y3
-	VADDPS      constants_avx2<>+32(SB), Y3, Y3
-	VMULPS      Y0, Y3, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y2
-	VSUBPS      Y2, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (SI)(CX*1), Y0
+	VMOVUPS (DI)(CX*1), Y1
+	VMULPS Y0, Y0, Y3
+	VMULPS constants_avx2<>+0(SB), Y3, Y3
+	VADDPS constants_avx2<>+32(SB), Y3, Y3
+	VMULPS Y0, Y3, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y2
+	VSUBPS Y2, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y4
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y4, Y4
-	VMOVAPS     Y4, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VMOVUPS     constants_avx2<>+320(SB), Y2
-	VDIVPS      Y3, Y2, Y2
-	VMULPS      Y0, Y2, Y4
-	VMULPS      Y0, Y0, Y0
-	VMULPS      constants_avx2<>+352(SB), Y0, Y0
-	VADDPS      constants_avx2<>+384(SB), Y0, Y0
-	VMINPS      constants_avx2<>+416(SB), Y0, Y0
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VSUBPS      Y2, Y3, Y3
-	VMULPS      Y4, Y3, Y3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y4, Y4
+	VMOVAPS Y4, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS constants_avx2<>+320(SB), Y2
+	VDIVPS Y3, Y2, Y2
+	VMULPS Y0, Y2, Y4
+	VMULPS Y0, Y0, Y0
+	VMULPS constants_avx2<>+352(SB), Y0, Y0
+	VADDPS constants_avx2<>+384(SB), Y0, Y0
+	VMINPS constants_avx2<>+416(SB), Y0, Y0
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VSUBPS Y2, Y3, Y3
+	VMULPS Y4, Y3, Y3
 	VFMADD231PS Y0, Y3, Y2
-	VMOVUPS     Y4, (DX)(CX*1)
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, (BX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main6
+	VMOVUPS Y4, (DX)(CX*1)
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, (BX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main6
 
 end7:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done8
-	LEAQ        tail_mask<>+32(SB), R8
-	NEGQ        AX
-	VMOVUPS     (R8)(AX*4), Y0
-	VMASKMOVPS  (SI)(CX*1), Y0, Y1
-	VMASKMOVPS  (DI)(CX*1), Y0, Y2
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y3
-	VSUBPS      Y3, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done8
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y0
+	VMASKMOVPS (SI)(CX*1), Y0, Y1
+	VMASKMOVPS (DI)(CX*1), Y0, Y2
+	VMULPS Y1, Y1, Y4
+	VMULPS constants_avx2<>+0(SB), Y4, Y4
+	VADDPS constants_avx2<>+32(SB), Y4, Y4
+	VMULPS Y1, Y4, Y4
+	VMINPS constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS $0x08, Y4, Y3
+	VSUBPS Y3, Y4, Y4
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y5
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y5, Y5
-	VMOVAPS     Y5, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VDIVPS      Y4, Y3, Y3
-	VMULPS      Y1, Y3, Y5
-	VMULPS      Y1, Y1, Y1
-	VMULPS      constants_avx2<>+352(SB), Y1, Y1
-	VADDPS      constants_avx2<>+384(SB), Y1, Y1
-	VMINPS      constants_avx2<>+416(SB), Y1, Y1
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VSUBPS      Y3, Y4, Y4
-	VMULPS      Y5, Y4, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y5, Y5
+	VMOVAPS Y5, Y4
+	VADDPS constants_avx2<>+320(SB), Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VDIVPS Y4, Y3, Y3
+	VMULPS Y1, Y3, Y5
+	VMULPS Y1, Y1, Y1
+	VMULPS constants_avx2<>+352(SB), Y1, Y1
+	VADDPS constants_avx2<>+384(SB), Y1, Y1
+	VMINPS constants_avx2<>+416(SB), Y1, Y1
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VSUBPS Y3, Y4, Y4
+	VMULPS Y5, Y4, Y4
 	VFMADD231PS Y1, Y4, Y3
-	VMASKMOVPS  Y5, Y0, (DX)(CX*1)
-	VMULPS      Y3, Y2, Y2
-	VMASKMOVPS  Y2, Y0, (BX)(CX*1)
+	VMASKMOVPS Y5, Y0, (DX)(CX*1)
+	VMULPS Y3, Y2, Y2
+	VMASKMOVPS Y2, Y0, (BX)(CX*1)
 
 done8:
 	VZEROUPPER
@@ -263,218 +263,218 @@ TEXT ·vec_f32_gelu_erf_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end10
+	JL end10
 
 main9:
-	VMOVUPS      (BX)(CX*1), Y0
-	VMULPS       constants_avx2<>+448(SB), Y0, Y1
-	VMAXPS       Y0, Y1, Y1
-	VMOVUPS      constants_avx2<>+480(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMULPS       Y1, Y1, Y4
-	VMOVAPS      Y4, Y2
-	VFMSUB231PS  Y1, Y1, Y2
-	VMULPS       constants_avx2<>+512(SB), Y4, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS Y0, Y1, Y1
+	VMOVUPS constants_avx2<>+480(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMULPS Y1, Y1, Y4
+	VMOVAPS Y4, Y2
+	VFMSUB231PS Y1, Y1, Y2
+	VMULPS constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS $0x08, Y3, Y3
+	VMULPS constants_avx2<>+544(SB), Y4, Y4
 	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
-	VMOVUPS      constants_avx2<>+672(SB), Y2
-	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VADDPS       constants_avx2<>+832(SB), Y3, Y3
-	VCVTPS2DQ    Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VADDPS       constants_avx2<>+864(SB), Y1, Y5
-	VMOVUPS      constants_avx2<>+320(SB), Y4
-	VDIVPS       Y5, Y4, Y4
-	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VMOVUPS constants_avx2<>+672(SB), Y2
+	VFMADD213PS constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VADDPS constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y2, Y2
+	VADDPS constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VDIVPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y5
 	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
-	VMOVUPS      constants_avx2<>+928(SB), Y3
-	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
-	VMULPS       Y4, Y3, Y3
-	VMOVUPS      constants_avx2<>+1248(SB), Y4
-	VMAXPS       Y0, Y4, Y0
-	VMULPS       Y3, Y1, Y1
-	VMULPS       Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+928(SB), Y3
+	VFMADD213PS constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+1248(SB), Y4
+	VMAXPS Y0, Y4, Y0
+	VMULPS Y3, Y1, Y1
+	VMULPS Y2, Y1, Y1
 	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
-	VMOVUPS      Y0, (DX)(CX*1)
-	VMOVUPS      32(BX)(CX*1), Y0
-	VMULPS       constants_avx2<>+448(SB), Y0, Y1
-	VMAXPS       Y0, Y1, Y1
-	VMOVUPS      constants_avx2<>+480(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMULPS       Y1, Y1, Y4
-	VMOVAPS      Y4, Y2
-	VFMSUB231PS  Y1, Y1, Y2
-	VMULPS       constants_avx2<>+512(SB), Y4, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VMOVUPS Y0, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VMULPS constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS Y0, Y1, Y1
+	VMOVUPS constants_avx2<>+480(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMULPS Y1, Y1, Y4
+	VMOVAPS Y4, Y2
+	VFMSUB231PS Y1, Y1, Y2
+	VMULPS constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS $0x08, Y3, Y3
+	VMULPS constants_avx2<>+544(SB), Y4, Y4
 	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
-	VMOVUPS      constants_avx2<>+672(SB), Y2
-	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VADDPS       constants_avx2<>+832(SB), Y3, Y3
-	VCVTPS2DQ    Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VADDPS       constants_avx2<>+864(SB), Y1, Y5
-	VMOVUPS      constants_avx2<>+320(SB), Y4
-	VDIVPS       Y5, Y4, Y4
-	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VMOVUPS constants_avx2<>+672(SB), Y2
+	VFMADD213PS constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VADDPS constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y2, Y2
+	VADDPS constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VDIVPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y5
 	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
-	VMOVUPS      constants_avx2<>+928(SB), Y3
-	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
-	VMULPS       Y4, Y3, Y3
-	VMOVUPS      constants_avx2<>+1248(SB), Y4
-	VMAXPS       Y0, Y4, Y0
-	VMULPS       Y3, Y1, Y1
-	VMULPS       Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+928(SB), Y3
+	VFMADD213PS constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+1248(SB), Y4
+	VMAXPS Y0, Y4, Y0
+	VMULPS Y3, Y1, Y1
+	VMULPS Y2, Y1, Y1
 	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
-	VMOVUPS      Y0, 32(DX)(CX*1)
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JGE          main9
+	VMOVUPS Y0, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main9
 
 end10:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end12
+	JL end12
 
 main11:
-	VMOVUPS      (BX)(CX*1), Y0
-	VMULPS       constants_avx2<>+448(SB), Y0, Y1
-	VMAXPS       Y0, Y1, Y1
-	VMOVUPS      constants_avx2<>+480(SB), Y2
-	VMINPS       Y1, Y2, Y1
-	VMULPS       Y1, Y1, Y4
-	VMOVAPS      Y4, Y2
-	VFMSUB231PS  Y1, Y1, Y2
-	VMULPS       constants_avx2<>+512(SB), Y4, Y3
-	VROUNDPS     $0x08, Y3, Y3
-	VMULPS       constants_avx2<>+544(SB), Y4, Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS constants_avx2<>+448(SB), Y0, Y1
+	VMAXPS Y0, Y1, Y1
+	VMOVUPS constants_avx2<>+480(SB), Y2
+	VMINPS Y1, Y2, Y1
+	VMULPS Y1, Y1, Y4
+	VMOVAPS Y4, Y2
+	VFMSUB231PS Y1, Y1, Y2
+	VMULPS constants_avx2<>+512(SB), Y4, Y3
+	VROUNDPS $0x08, Y3, Y3
+	VMULPS constants_avx2<>+544(SB), Y4, Y4
 	VFNMADD231PS constants_avx2<>+576(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+608(SB), Y3, Y4
 	VFNMADD231PS constants_avx2<>+640(SB), Y2, Y4
-	VMOVUPS      constants_avx2<>+672(SB), Y2
-	VFMADD213PS  constants_avx2<>+704(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+736(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+768(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+800(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VFMADD213PS  constants_avx2<>+320(SB), Y4, Y2
-	VADDPS       constants_avx2<>+832(SB), Y3, Y3
-	VCVTPS2DQ    Y3, Y3
-	VPSLLD       $0x17, Y3, Y3
-	VPADDD       Y3, Y2, Y2
-	VADDPS       constants_avx2<>+864(SB), Y1, Y5
-	VMOVUPS      constants_avx2<>+320(SB), Y4
-	VDIVPS       Y5, Y4, Y4
-	VMOVUPS      constants_avx2<>+320(SB), Y5
+	VMOVUPS constants_avx2<>+672(SB), Y2
+	VFMADD213PS constants_avx2<>+704(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+736(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+768(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+800(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VFMADD213PS constants_avx2<>+320(SB), Y4, Y2
+	VADDPS constants_avx2<>+832(SB), Y3, Y3
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y2, Y2
+	VADDPS constants_avx2<>+864(SB), Y1, Y5
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VDIVPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y5
 	VFNMADD231PS constants_avx2<>+896(SB), Y4, Y5
-	VMOVUPS      constants_avx2<>+928(SB), Y3
-	VFMADD213PS  constants_avx2<>+960(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+992(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1024(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1056(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1088(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1120(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1152(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1184(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+1216(SB), Y5, Y3
-	VMULPS       Y4, Y3, Y3
-	VMOVUPS      constants_avx2<>+1248(SB), Y4
-	VMAXPS       Y0, Y4, Y0
-	VMULPS       Y3, Y1, Y1
-	VMULPS       Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+928(SB), Y3
+	VFMADD213PS constants_avx2<>+960(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+992(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1024(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1056(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1088(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1120(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1152(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1184(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+1216(SB), Y5, Y3
+	VMULPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+1248(SB), Y4
+	VMAXPS Y0, Y4, Y0
+	VMULPS Y3, Y1, Y1
+	VMULPS Y2, Y1, Y1
 	VFNMADD231PS constants_avx2<>+1280(SB), Y1, Y0
-	VMOVUPS      Y0, (DX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JGE          main11
+	VMOVUPS Y0, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main11
 
 end12:
-	ADDQ         $0x00000008, AX
-	TESTQ        AX, AX
-	JZ           done13
-	LEAQ         tail_mask<>+32(SB), SI
-	NEGQ         AX
-	VMOVUPS      (SI)(AX*4), Y0
-	VMASKMOVPS   (BX)(CX*1), Y0, Y1
-	VMULPS       constants_avx2<>+448(SB), Y1, Y2
-	VMAXPS       Y1, Y2, Y2
-	VMOVUPS      constants_avx2<>+480(SB), Y3
-	VMINPS       Y2, Y3, Y2
-	VMULPS       Y2, Y2, Y5
-	VMOVAPS      Y5, Y3
-	VFMSUB231PS  Y2, Y2, Y3
-	VMULPS       constants_avx2<>+512(SB), Y5, Y4
-	VROUNDPS     $0x08, Y4, Y4
-	VMULPS       constants_avx2<>+544(SB), Y5, Y5
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done13
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ AX
+	VMOVUPS (SI)(AX*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMULPS constants_avx2<>+448(SB), Y1, Y2
+	VMAXPS Y1, Y2, Y2
+	VMOVUPS constants_avx2<>+480(SB), Y3
+	VMINPS Y2, Y3, Y2
+	VMULPS Y2, Y2, Y5
+	VMOVAPS Y5, Y3
+	VFMSUB231PS Y2, Y2, Y3
+	VMULPS constants_avx2<>+512(SB), Y5, Y4
+	VROUNDPS $0x08, Y4, Y4
+	VMULPS constants_avx2<>+544(SB), Y5, Y5
 	VFNMADD231PS constants_avx2<>+576(SB), Y4, Y5
 	VFNMADD231PS constants_avx2<>+608(SB), Y4, Y5
 	VFNMADD231PS constants_avx2<>+640(SB), Y3, Y5
-	VMOVUPS      constants_avx2<>+672(SB), Y3
-	VFMADD213PS  constants_avx2<>+704(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+736(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+768(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+800(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+320(SB), Y5, Y3
-	VFMADD213PS  constants_avx2<>+320(SB), Y5, Y3
-	VADDPS       constants_avx2<>+832(SB), Y4, Y4
-	VCVTPS2DQ    Y4, Y4
-	VPSLLD       $0x17, Y4, Y4
-	VPADDD       Y4, Y3, Y3
-	VADDPS       constants_avx2<>+864(SB), Y2, Y6
-	VMOVUPS      constants_avx2<>+320(SB), Y5
-	VDIVPS       Y6, Y5, Y5
-	VMOVUPS      constants_avx2<>+320(SB), Y6
+	VMOVUPS constants_avx2<>+672(SB), Y3
+	VFMADD213PS constants_avx2<>+704(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+736(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+768(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+800(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y5, Y3
+	VFMADD213PS constants_avx2<>+320(SB), Y5, Y3
+	VADDPS constants_avx2<>+832(SB), Y4, Y4
+	VCVTPS2DQ Y4, Y4
+	VPSLLD $0x17, Y4, Y4
+	VPADDD Y4, Y3, Y3
+	VADDPS constants_avx2<>+864(SB), Y2, Y6
+	VMOVUPS constants_avx2<>+320(SB), Y5
+	VDIVPS Y6, Y5, Y5
+	VMOVUPS constants_avx2<>+320(SB), Y6
 	VFNMADD231PS constants_avx2<>+896(SB), Y5, Y6
-	VMOVUPS      constants_avx2<>+928(SB), Y4
-	VFMADD213PS  constants_avx2<>+960(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+992(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1024(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1056(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1088(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1120(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1152(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1184(SB), Y6, Y4
-	VFMADD213PS  constants_avx2<>+1216(SB), Y6, Y4
-	VMULPS       Y5, Y4, Y4
-	VMOVUPS      constants_avx2<>+1248(SB), Y5
-	VMAXPS       Y1, Y5, Y1
-	VMULPS       Y4, Y2, Y2
-	VMULPS       Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+928(SB), Y4
+	VFMADD213PS constants_avx2<>+960(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+992(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1024(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1056(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1088(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1120(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1152(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1184(SB), Y6, Y4
+	VFMADD213PS constants_avx2<>+1216(SB), Y6, Y4
+	VMULPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+1248(SB), Y5
+	VMAXPS Y1, Y5, Y1
+	VMULPS Y4, Y2, Y2
+	VMULPS Y3, Y2, Y2
 	VFNMADD231PS constants_avx2<>+1280(SB), Y2, Y1
-	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
 
 done13:
 	VZEROUPPER
@@ -491,136 +491,136 @@ TEXT ·vec_f32_gelu_erfbackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end15
+	JL end15
 
 main14:
-	VMOVUPS      (SI)(CX*1), Y0
-	VMOVUPS      (DI)(CX*1), Y1
-	VMULPS       constants_avx2<>+1312(SB), Y0, Y2
-	VMAXPS       constants_avx2<>+1248(SB), Y2, Y2
-	VMINPS       constants_avx2<>+320(SB), Y2, Y2
-	VMOVUPS      constants_avx2<>+1280(SB), Y3
+	VMOVUPS (SI)(CX*1), Y0
+	VMOVUPS (DI)(CX*1), Y1
+	VMULPS constants_avx2<>+1312(SB), Y0, Y2
+	VMAXPS constants_avx2<>+1248(SB), Y2, Y2
+	VMINPS constants_avx2<>+320(SB), Y2, Y2
+	VMOVUPS constants_avx2<>+1280(SB), Y3
 	VFNMADD231PS constants_avx2<>+1344(SB), Y2, Y3
-	VMULPS       constants_avx2<>+448(SB), Y0, Y4
-	VMAXPS       Y0, Y4, Y4
-	VMOVUPS      constants_avx2<>+480(SB), Y5
-	VMINPS       Y4, Y5, Y4
-	VMULPS       Y4, Y4, Y7
-	VMOVAPS      Y7, Y5
-	VFMSUB231PS  Y4, Y4, Y5
-	VMULPS       constants_avx2<>+512(SB), Y7, Y6
-	VROUNDPS     $0x08, Y6, Y6
-	VMULPS       constants_avx2<>+544(SB), Y7, Y7
+	VMULPS constants_avx2<>+448(SB), Y0, Y4
+	VMAXPS Y0, Y4, Y4
+	VMOVUPS constants_avx2<>+480(SB), Y5
+	VMINPS Y4, Y5, Y4
+	VMULPS Y4, Y4, Y7
+	VMOVAPS Y7, Y5
+	VFMSUB231PS Y4, Y4, Y5
+	VMULPS constants_avx2<>+512(SB), Y7, Y6
+	VROUNDPS $0x08, Y6, Y6
+	VMULPS constants_avx2<>+544(SB), Y7, Y7
 	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y7
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y7
 	VFNMADD231PS constants_avx2<>+640(SB), Y5, Y7
-	VMOVUPS      constants_avx2<>+672(SB), Y5
-	VFMADD213PS  constants_avx2<>+704(SB), Y7, Y5
-	VFMADD213PS  constants_avx2<>+736(SB), Y7, Y5
-	VFMADD213PS  constants_avx2<>+768(SB), Y7, Y5
-	VFMADD213PS  constants_avx2<>+800(SB), Y7, Y5
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y5
-	VFMADD213PS  constants_avx2<>+320(SB), Y7, Y5
-	VADDPS       constants_avx2<>+832(SB), Y6, Y6
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y5, Y5
-	VADDPS       constants_avx2<>+864(SB), Y4, Y8
-	VMOVUPS      constants_avx2<>+320(SB), Y7
-	VDIVPS       Y8, Y7, Y7
-	VMOVUPS      constants_avx2<>+320(SB), Y8
+	VMOVUPS constants_avx2<>+672(SB), Y5
+	VFMADD213PS constants_avx2<>+704(SB), Y7, Y5
+	VFMADD213PS constants_avx2<>+736(SB), Y7, Y5
+	VFMADD213PS constants_avx2<>+768(SB), Y7, Y5
+	VFMADD213PS constants_avx2<>+800(SB), Y7, Y5
+	VFMADD213PS constants_avx2<>+320(SB), Y7, Y5
+	VFMADD213PS constants_avx2<>+320(SB), Y7, Y5
+	VADDPS constants_avx2<>+832(SB), Y6, Y6
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y5, Y5
+	VADDPS constants_avx2<>+864(SB), Y4, Y8
+	VMOVUPS constants_avx2<>+320(SB), Y7
+	VDIVPS Y8, Y7, Y7
+	VMOVUPS constants_avx2<>+320(SB), Y8
 	VFNMADD231PS constants_avx2<>+896(SB), Y7, Y8
-	VMOVUPS      constants_avx2<>+928(SB), Y6
-	VFMADD213PS  constants_avx2<>+960(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+992(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1024(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1056(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1088(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1120(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1152(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1184(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+1216(SB), Y8, Y6
-	VMULPS       Y7, Y6, Y6
-	VMOVUPS      constants_avx2<>+1248(SB), Y7
-	VMAXPS       Y0, Y7, Y0
-	VMULPS       Y6, Y4, Y7
-	VMULPS       Y5, Y7, Y7
+	VMOVUPS constants_avx2<>+928(SB), Y6
+	VFMADD213PS constants_avx2<>+960(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+992(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1024(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1056(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1088(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1120(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1152(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1184(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+1216(SB), Y8, Y6
+	VMULPS Y7, Y6, Y6
+	VMOVUPS constants_avx2<>+1248(SB), Y7
+	VMAXPS Y0, Y7, Y0
+	VMULPS Y6, Y4, Y7
+	VMULPS Y5, Y7, Y7
 	VFNMADD231PS constants_avx2<>+1280(SB), Y7, Y0
 	VFNMADD231PS constants_avx2<>+1376(SB), Y4, Y6
-	VMULPS       Y5, Y6, Y6
-	VFMADD231PS  Y3, Y6, Y2
-	VMOVUPS      Y0, (DX)(CX*1)
-	VMULPS       Y2, Y1, Y1
-	VMOVUPS      Y1, (BX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JGE          main14
+	VMULPS Y5, Y6, Y6
+	VFMADD231PS Y3, Y6, Y2
+	VMOVUPS Y0, (DX)(CX*1)
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, (BX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main14
 
 end15:
-	ADDQ         $0x00000008, AX
-	TESTQ        AX, AX
-	JZ           done16
-	LEAQ         tail_mask<>+32(SB), R8
-	NEGQ         AX
-	VMOVUPS      (R8)(AX*4), Y0
-	VMASKMOVPS   (SI)(CX*1), Y0, Y1
-	VMASKMOVPS   (DI)(CX*1), Y0, Y2
-	VMULPS       constants_avx2<>+1312(SB), Y1, Y3
-	VMAXPS       constants_avx2<>+1248(SB), Y3, Y3
-	VMINPS       constants_avx2<>+320(SB), Y3, Y3
-	VMOVUPS      constants_avx2<>+1280(SB), Y4
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done16
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y0
+	VMASKMOVPS (SI)(CX*1), Y0, Y1
+	VMASKMOVPS (DI)(CX*1), Y0, Y2
+	VMULPS constants_avx2<>+1312(SB), Y1, Y3
+	VMAXPS constants_avx2<>+1248(SB), Y3, Y3
+	VMINPS constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS constants_avx2<>+1280(SB), Y4
 	VFNMADD231PS constants_avx2<>+1344(SB), Y3, Y4
-	VMULPS       constants_avx2<>+448(SB), Y1, Y5
-	VMAXPS       Y1, Y5, Y5
-	VMOVUPS      constants_avx2<>+480(SB), Y6
-	VMINPS       Y5, Y6, Y5
-	VMULPS       Y5, Y5, Y8
-	VMOVAPS      Y8, Y6
-	VFMSUB231PS  Y5, Y5, Y6
-	VMULPS       constants_avx2<>+512(SB), Y8, Y7
-	VROUNDPS     $0x08, Y7, Y7
-	VMULPS       constants_avx2<>+544(SB), Y8, Y8
+	VMULPS constants_avx2<>+448(SB), Y1, Y5
+	VMAXPS Y1, Y5, Y5
+	VMOVUPS constants_avx2<>+480(SB), Y6
+	VMINPS Y5, Y6, Y5
+	VMULPS Y5, Y5, Y8
+	VMOVAPS Y8, Y6
+	VFMSUB231PS Y5, Y5, Y6
+	VMULPS constants_avx2<>+512(SB), Y8, Y7
+	VROUNDPS $0x08, Y7, Y7
+	VMULPS constants_avx2<>+544(SB), Y8, Y8
 	VFNMADD231PS constants_avx2<>+576(SB), Y7, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y7, Y8
 	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y6
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y6
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y6
-	VADDPS       constants_avx2<>+832(SB), Y7, Y7
-	VCVTPS2DQ    Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       Y7, Y6, Y6
-	VADDPS       constants_avx2<>+864(SB), Y5, Y9
-	VMOVUPS      constants_avx2<>+320(SB), Y8
-	VDIVPS       Y9, Y8, Y8
-	VMOVUPS      constants_avx2<>+320(SB), Y9
+	VMOVUPS constants_avx2<>+672(SB), Y6
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y6
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y6
+	VADDPS constants_avx2<>+832(SB), Y7, Y7
+	VCVTPS2DQ Y7, Y7
+	VPSLLD $0x17, Y7, Y7
+	VPADDD Y7, Y6, Y6
+	VADDPS constants_avx2<>+864(SB), Y5, Y9
+	VMOVUPS constants_avx2<>+320(SB), Y8
+	VDIVPS Y9, Y8, Y8
+	VMOVUPS constants_avx2<>+320(SB), Y9
 	VFNMADD231PS constants_avx2<>+896(SB), Y8, Y9
-	VMOVUPS      constants_avx2<>+928(SB), Y7
-	VFMADD213PS  constants_avx2<>+960(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+992(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1024(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1056(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1088(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1120(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1152(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1184(SB), Y9, Y7
-	VFMADD213PS  constants_avx2<>+1216(SB), Y9, Y7
-	VMULPS       Y8, Y7, Y7
-	VMOVUPS      constants_avx2<>+1248(SB), Y8
-	VMAXPS       Y1, Y8, Y1
-	VMULPS       Y7, Y5, Y8
-	VMULPS       Y6, Y8, Y8
+	VMOVUPS constants_avx2<>+928(SB), Y7
+	VFMADD213PS constants_avx2<>+960(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+992(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1024(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1056(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1088(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1120(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1152(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1184(SB), Y9, Y7
+	VFMADD213PS constants_avx2<>+1216(SB), Y9, Y7
+	VMULPS Y8, Y7, Y7
+	VMOVUPS constants_avx2<>+1248(SB), Y8
+	VMAXPS Y1, Y8, Y1
+	VMULPS Y7, Y5, Y8
+	VMULPS Y6, Y8, Y8
 	VFNMADD231PS constants_avx2<>+1280(SB), Y8, Y1
 	VFNMADD231PS constants_avx2<>+1376(SB), Y5, Y7
-	VMULPS       Y6, Y7, Y7
-	VFMADD231PS  Y4, Y7, Y3
-	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
-	VMULPS       Y3, Y2, Y2
-	VMASKMOVPS   Y2, Y0, (BX)(CX*1)
+	VMULPS Y6, Y7, Y7
+	VFMADD231PS Y4, Y7, Y3
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
+	VMULPS Y3, Y2, Y2
+	VMASKMOVPS Y2, Y0, (BX)(CX*1)
 
 done16:
 	VZEROUPPER
@@ -636,118 +636,118 @@ TEXT ·vec_f32_swiglu_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end18
+	JL end18
 
 main17:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMULPS constants_avx2<>+1408(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y0, Y1, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y0
-	VMOVUPS     32(SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VMOVUPS 32(SI)(CX*1), Y1
+	VMULPS constants_avx2<>+1408(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y0, Y1, Y1
-	VMOVUPS     Y1, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main17
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y0, Y1, Y1
+	VMOVUPS Y1, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main17
 
 end18:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end20
+	JL end20
 
 main19:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+1408(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMULPS constants_avx2<>+1408(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y0
-	VMULPS      Y0, Y1, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main19
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y0, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main19
 
 end20:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done21
-	LEAQ        tail_mask<>+32(SB), DI
-	NEGQ        AX
-	VMOVUPS     (DI)(AX*4), Y0
-	VMASKMOVPS  (BX)(CX*1), Y0, Y1
-	VMASKMOVPS  (SI)(CX*1), Y0, Y2
-	VMULPS      constants_avx2<>+1408(SB), Y1, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y4
-	VSUBPS      Y4, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done21
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ AX
+	VMOVUPS (DI)(AX*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMASKMOVPS (SI)(CX*1), Y0, Y2
+	VMULPS constants_avx2<>+1408(SB), Y1, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y4
+	VSUBPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y5
-	VCVTPS2DQ   Y4, Y4
-	VPSLLD      $0x17, Y4, Y4
-	VPADDD      Y4, Y5, Y5
-	VMOVAPS     Y5, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VDIVPS      Y3, Y1, Y1
-	VMULPS      Y1, Y2, Y2
-	VMASKMOVPS  Y2, Y0, (DX)(CX*1)
+	VCVTPS2DQ Y4, Y4
+	VPSLLD $0x17, Y4, Y4
+	VPADDD Y4, Y5, Y5
+	VMOVAPS Y5, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VDIVPS Y3, Y1, Y1
+	VMULPS Y1, Y2, Y2
+	VMASKMOVPS Y2, Y0, (DX)(CX*1)
 
 done21:
 	VZEROUPPER
@@ -766,86 +766,86 @@ TEXT ·vec_f32_swiglubackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end23
+	JL end23
 
 main22:
-	VMOVUPS     (DI)(CX*1), Y0
-	VMOVUPS     (R8)(CX*1), Y1
-	VMOVUPS     (R9)(CX*1), Y2
-	VMULPS      constants_avx2<>+1408(SB), Y0, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y4
-	VSUBPS      Y4, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	VMOVUPS (DI)(CX*1), Y0
+	VMOVUPS (R8)(CX*1), Y1
+	VMOVUPS (R9)(CX*1), Y2
+	VMULPS constants_avx2<>+1408(SB), Y0, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y4
+	VSUBPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y5
-	VCVTPS2DQ   Y4, Y4
-	VPSLLD      $0x17, Y4, Y4
-	VPADDD      Y4, Y5, Y5
-	VMOVAPS     Y5, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VDIVPS      Y3, Y4, Y4
-	VMULPS      Y0, Y4, Y0
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VSUBPS      Y4, Y3, Y3
+	VCVTPS2DQ Y4, Y4
+	VPSLLD $0x17, Y4, Y4
+	VPADDD Y4, Y5, Y5
+	VMOVAPS Y5, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VDIVPS Y3, Y4, Y4
+	VMULPS Y0, Y4, Y0
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VSUBPS Y4, Y3, Y3
 	VFMADD231PS Y0, Y3, Y4
-	VMULPS      Y0, Y1, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	VMULPS      Y0, Y2, Y3
-	VMOVUPS     Y3, (SI)(CX*1)
-	VMULPS      Y1, Y4, Y4
-	VMULPS      Y2, Y4, Y4
-	VMOVUPS     Y4, (BX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main22
+	VMULPS Y0, Y1, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	VMULPS Y0, Y2, Y3
+	VMOVUPS Y3, (SI)(CX*1)
+	VMULPS Y1, Y4, Y4
+	VMULPS Y2, Y4, Y4
+	VMOVUPS Y4, (BX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main22
 
 end23:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done24
-	LEAQ        tail_mask<>+32(SB), R10
-	NEGQ        AX
-	VMOVUPS     (R10)(AX*4), Y0
-	VMASKMOVPS  (DI)(CX*1), Y0, Y1
-	VMASKMOVPS  (R8)(CX*1), Y0, Y2
-	VMASKMOVPS  (R9)(CX*1), Y0, Y3
-	VMULPS      constants_avx2<>+1408(SB), Y1, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done24
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ AX
+	VMOVUPS (R10)(AX*4), Y0
+	VMASKMOVPS (DI)(CX*1), Y0, Y1
+	VMASKMOVPS (R8)(CX*1), Y0, Y2
+	VMASKMOVPS (R9)(CX*1), Y0, Y3
+	VMULPS constants_avx2<>+1408(SB), Y1, Y4
+	VMINPS constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS $0x08, Y4, Y5
+	VSUBPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+128(SB), Y6
 	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VMOVUPS     constants_avx2<>+320(SB), Y5
-	VDIVPS      Y4, Y5, Y5
-	VMULPS      Y1, Y5, Y1
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VSUBPS      Y5, Y4, Y4
+	VCVTPS2DQ Y5, Y5
+	VPSLLD $0x17, Y5, Y5
+	VPADDD Y5, Y6, Y6
+	VMOVAPS Y6, Y4
+	VADDPS constants_avx2<>+320(SB), Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y5
+	VDIVPS Y4, Y5, Y5
+	VMULPS Y1, Y5, Y1
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VSUBPS Y5, Y4, Y4
 	VFMADD231PS Y1, Y4, Y5
-	VMULPS      Y1, Y2, Y4
-	VMASKMOVPS  Y4, Y0, (DX)(CX*1)
-	VMULPS      Y1, Y3, Y4
-	VMASKMOVPS  Y4, Y0, (SI)(CX*1)
-	VMULPS      Y2, Y5, Y5
-	VMULPS      Y3, Y5, Y5
-	VMASKMOVPS  Y5, Y0, (BX)(CX*1)
+	VMULPS Y1, Y2, Y4
+	VMASKMOVPS Y4, Y0, (DX)(CX*1)
+	VMULPS Y1, Y3, Y4
+	VMASKMOVPS Y4, Y0, (SI)(CX*1)
+	VMULPS Y2, Y5, Y5
+	VMULPS Y3, Y5, Y5
+	VMASKMOVPS Y5, Y0, (BX)(CX*1)
 
 done24:
 	VZEROUPPER
@@ -854,202 +854,202 @@ done24:
 // func vec_f32_sum_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_sum_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   (AX), DX
-	XORQ   CX, CX
-	MOVQ   48(AX), BX
-	SUBQ   $0x00000020, BX
-	JL     end26
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end26
 
 main25:
 	VMOVUPS (DX)(CX*1), Y4
-	VADDPS  Y4, Y0, Y0
+	VADDPS Y4, Y0, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
-	VADDPS  Y4, Y1, Y1
+	VADDPS Y4, Y1, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
-	VADDPS  Y4, Y2, Y2
+	VADDPS Y4, Y2, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
-	VADDPS  Y4, Y3, Y3
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000020, BX
-	JGE     main25
+	VADDPS Y4, Y3, Y3
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main25
 
 end26:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end28
+	JL end28
 
 main27:
 	VMOVUPS (DX)(CX*1), Y4
-	VADDPS  Y4, Y0, Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, BX
-	JGE     main27
+	VADDPS Y4, Y0, Y0
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main27
 
 end28:
-	ADDQ       $0x00000008, BX
-	TESTQ      BX, BX
-	JZ         done29
-	LEAQ       tail_mask<>+32(SB), SI
-	NEGQ       BX
-	VMOVUPS    (SI)(BX*4), Y4
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done29
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y4
-	VADDPS     Y4, Y0, Y0
+	VADDPS Y4, Y0, Y0
 
 done29:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_sumdeviations_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_sumdeviations_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
+	MOVQ a+0(FP), AX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 	VBROADCASTSS 88(AX), Y4
-	MOVQ         (AX), DX
-	XORQ         CX, CX
-	MOVQ         48(AX), BX
-	SUBQ         $0x00000020, BX
-	JL           end31
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end31
 
 main30:
-	VMOVUPS     (DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS (DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
-	VMOVUPS     32(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 32(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y1
-	VMOVUPS     64(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 64(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y2
-	VMOVUPS     96(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 96(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y3
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, BX
-	JGE         main30
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main30
 
 end31:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end33
+	JL end33
 
 main32:
-	VMOVUPS     (DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS (DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, BX
-	JGE         main32
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main32
 
 end33:
-	ADDQ        $0x00000008, BX
-	TESTQ       BX, BX
-	JZ          done34
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        BX
-	VMOVUPS     (SI)(BX*4), Y5
-	VMASKMOVPS  (DX)(CX*1), Y5, Y6
-	VSUBPS      Y4, Y6, Y6
-	VANDPS      Y5, Y6, Y6
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done34
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y5
+	VMASKMOVPS (DX)(CX*1), Y5, Y6
+	VSUBPS Y4, Y6, Y6
+	VANDPS Y5, Y6, Y6
 	VFMADD231PS Y6, Y6, Y0
 
 done34:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normalize_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normalize_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end36
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end36
 
 main35:
-	VMOVUPS     (BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     (DI)(CX*1), Y3
-	VMOVUPS     (SI)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS (DI)(CX*1), Y3
+	VMOVUPS (SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     32(DI)(CX*1), Y3
-	VMOVUPS     32(SI)(CX*1), Y4
+	VMOVUPS Y3, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS 32(DI)(CX*1), Y3
+	VMOVUPS 32(SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main35
+	VMOVUPS Y3, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main35
 
 end36:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end38
+	JL end38
 
 main37:
-	VMOVUPS     (BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     (DI)(CX*1), Y3
-	VMOVUPS     (SI)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS (DI)(CX*1), Y3
+	VMOVUPS (SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main37
+	VMOVUPS Y3, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main37
 
 end38:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done39
-	LEAQ        tail_mask<>+32(SB), R8
-	NEGQ        AX
-	VMOVUPS     (R8)(AX*4), Y2
-	VMASKMOVPS  (BX)(CX*1), Y2, Y3
-	VSUBPS      Y0, Y3, Y3
-	VMULPS      Y1, Y3, Y3
-	VMASKMOVPS  (DI)(CX*1), Y2, Y0
-	VMASKMOVPS  (SI)(CX*1), Y2, Y1
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done39
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y2
+	VMASKMOVPS (BX)(CX*1), Y2, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y1, Y3, Y3
+	VMASKMOVPS (DI)(CX*1), Y2, Y0
+	VMASKMOVPS (SI)(CX*1), Y2, Y1
 	VFMADD231PS Y1, Y3, Y0
-	VMASKMOVPS  Y0, Y2, (DX)(CX*1)
+	VMASKMOVPS Y0, Y2, (DX)(CX*1)
 
 done39:
 	VZEROUPPER
@@ -1058,173 +1058,173 @@ done39:
 // func vec_f32_normsums_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normsums_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	MOVQ         32(AX), R8
-	XORQ         CX, CX
-	MOVQ         48(AX), R9
-	SUBQ         $0x00000010, R9
-	JL           end41
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	MOVQ 32(AX), R8
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL end41
 
 main40:
-	VMOVUPS     (DX)(CX*1), Y6
-	VMOVUPS     (BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     (SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y2, Y2
+	VMOVUPS (DX)(CX*1), Y6
+	VMOVUPS (BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS (SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y2, Y2
 	VFMADD231PS Y8, Y7, Y4
-	VMOVUPS     (DI)(CX*1), Y8
+	VMOVUPS (DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, (DI)(CX*1)
-	VMOVUPS     (R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, (R8)(CX*1)
-	VMOVUPS     32(DX)(CX*1), Y6
-	VMOVUPS     32(BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     32(SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y3, Y3
+	VMOVUPS Y8, (DI)(CX*1)
+	VMOVUPS (R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, (R8)(CX*1)
+	VMOVUPS 32(DX)(CX*1), Y6
+	VMOVUPS 32(BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS 32(SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y3, Y3
 	VFMADD231PS Y8, Y7, Y5
-	VMOVUPS     32(DI)(CX*1), Y8
+	VMOVUPS 32(DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, 32(DI)(CX*1)
-	VMOVUPS     32(R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, 32(R8)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, R9
-	JGE         main40
+	VMOVUPS Y8, 32(DI)(CX*1)
+	VMOVUPS 32(R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, 32(R8)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main40
 
 end41:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end43
+	JL end43
 
 main42:
-	VMOVUPS     (DX)(CX*1), Y6
-	VMOVUPS     (BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     (SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y2, Y2
+	VMOVUPS (DX)(CX*1), Y6
+	VMOVUPS (BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS (SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y2, Y2
 	VFMADD231PS Y8, Y7, Y4
-	VMOVUPS     (DI)(CX*1), Y8
+	VMOVUPS (DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, (DI)(CX*1)
-	VMOVUPS     (R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, (R8)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, R9
-	JGE         main42
+	VMOVUPS Y8, (DI)(CX*1)
+	VMOVUPS (R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, (R8)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main42
 
 end43:
-	ADDQ        $0x00000008, R9
-	TESTQ       R9, R9
-	JZ          done44
-	LEAQ        tail_mask<>+32(SB), R10
-	NEGQ        R9
-	VMOVUPS     (R10)(R9*4), Y6
-	VMASKMOVPS  (DX)(CX*1), Y6, Y7
-	VMASKMOVPS  (BX)(CX*1), Y6, Y8
-	VSUBPS      Y0, Y8, Y8
-	VMULPS      Y1, Y8, Y8
-	VMASKMOVPS  (SI)(CX*1), Y6, Y0
-	VMULPS      Y7, Y0, Y0
-	VADDPS      Y0, Y2, Y2
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done44
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y6
+	VMASKMOVPS (DX)(CX*1), Y6, Y7
+	VMASKMOVPS (BX)(CX*1), Y6, Y8
+	VSUBPS Y0, Y8, Y8
+	VMULPS Y1, Y8, Y8
+	VMASKMOVPS (SI)(CX*1), Y6, Y0
+	VMULPS Y7, Y0, Y0
+	VADDPS Y0, Y2, Y2
 	VFMADD231PS Y0, Y8, Y4
-	VMASKMOVPS  (DI)(CX*1), Y6, Y0
+	VMASKMOVPS (DI)(CX*1), Y6, Y0
 	VFMADD231PS Y7, Y8, Y0
-	VMASKMOVPS  Y0, Y6, (DI)(CX*1)
-	VMASKMOVPS  (R8)(CX*1), Y6, Y0
-	VADDPS      Y7, Y0, Y0
-	VMASKMOVPS  Y0, Y6, (R8)(CX*1)
+	VMASKMOVPS Y0, Y6, (DI)(CX*1)
+	VMASKMOVPS (R8)(CX*1), Y6, Y0
+	VADDPS Y7, Y0, Y0
+	VMASKMOVPS Y0, Y6, (R8)(CX*1)
 
 done44:
-	VADDPS       Y3, Y2, Y2
+	VADDPS Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VMOVHLPS     X2, X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSHDUP    X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSS       X2, 128(AX)
-	VADDPS       Y5, Y4, Y4
+	VADDPS X0, X2, X2
+	VMOVHLPS X2, X2, X0
+	VADDPS X0, X2, X2
+	VMOVSHDUP X2, X0
+	VADDPS X0, X2, X2
+	VMOVSS X2, 128(AX)
+	VADDPS Y5, Y4, Y4
 	VEXTRACTF128 $0x01, Y4, X0
-	VADDPS       X0, X4, X4
-	VMOVHLPS     X4, X4, X0
-	VADDPS       X0, X4, X4
-	VMOVSHDUP    X4, X0
-	VADDPS       X0, X4, X4
-	VMOVSS       X4, 132(AX)
+	VADDPS X0, X4, X4
+	VMOVHLPS X4, X4, X0
+	VADDPS X0, X4, X4
+	VMOVSHDUP X4, X0
+	VADDPS X0, X4, X4
+	VMOVSS X4, 132(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normapply_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normapply_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
 	VBROADCASTSS 96(AX), Y2
 	VBROADCASTSS 100(AX), Y3
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000008, AX
-	JL           end46
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000008, AX
+	JL end46
 
 main45:
-	VMOVUPS      (BX)(CX*1), Y4
-	VMOVUPS      (SI)(CX*1), Y5
-	VSUBPS       Y0, Y5, Y5
-	VMULPS       Y1, Y5, Y5
-	VMOVUPS      (DI)(CX*1), Y6
-	VMULPS       Y4, Y6, Y6
-	VSUBPS       Y2, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y4
+	VMOVUPS (SI)(CX*1), Y5
+	VSUBPS Y0, Y5, Y5
+	VMULPS Y1, Y5, Y5
+	VMOVUPS (DI)(CX*1), Y6
+	VMULPS Y4, Y6, Y6
+	VSUBPS Y2, Y6, Y6
 	VFNMADD231PS Y3, Y5, Y6
-	VMOVUPS      (DX)(CX*1), Y4
-	VFMADD231PS  Y1, Y6, Y4
-	VMOVUPS      Y4, (DX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JGE          main45
+	VMOVUPS (DX)(CX*1), Y4
+	VFMADD231PS Y1, Y6, Y4
+	VMOVUPS Y4, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main45
 
 end46:
-	ADDQ         $0x00000008, AX
-	TESTQ        AX, AX
-	JZ           done47
-	LEAQ         tail_mask<>+32(SB), R8
-	NEGQ         AX
-	VMOVUPS      (R8)(AX*4), Y4
-	VMASKMOVPS   (BX)(CX*1), Y4, Y5
-	VMASKMOVPS   (SI)(CX*1), Y4, Y6
-	VSUBPS       Y0, Y6, Y6
-	VMULPS       Y1, Y6, Y6
-	VMASKMOVPS   (DI)(CX*1), Y4, Y0
-	VMULPS       Y5, Y0, Y0
-	VSUBPS       Y2, Y0, Y0
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done47
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y4
+	VMASKMOVPS (BX)(CX*1), Y4, Y5
+	VMASKMOVPS (SI)(CX*1), Y4, Y6
+	VSUBPS Y0, Y6, Y6
+	VMULPS Y1, Y6, Y6
+	VMASKMOVPS (DI)(CX*1), Y4, Y0
+	VMULPS Y5, Y0, Y0
+	VSUBPS Y2, Y0, Y0
 	VFNMADD231PS Y3, Y6, Y0
-	VMASKMOVPS   (DX)(CX*1), Y4, Y2
-	VFMADD231PS  Y1, Y0, Y2
-	VMASKMOVPS   Y2, Y4, (DX)(CX*1)
+	VMASKMOVPS (DX)(CX*1), Y4, Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMASKMOVPS Y2, Y4, (DX)(CX*1)
 
 done47:
 	VZEROUPPER
@@ -1233,283 +1233,283 @@ done47:
 // func vec_f32_max_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_max_avx2(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VMOVUPS constants_avx2<>+1440(SB), Y0
 	VMOVUPS constants_avx2<>+1440(SB), Y1
 	VMOVUPS constants_avx2<>+1440(SB), Y2
 	VMOVUPS constants_avx2<>+1440(SB), Y3
-	MOVQ    (AX), DX
-	XORQ    CX, CX
-	MOVQ    48(AX), BX
-	SUBQ    $0x00000020, BX
-	JL      end49
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end49
 
 main48:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y0, Y4, Y0
+	VMAXPS Y0, Y4, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
-	VMAXPS  Y1, Y4, Y1
+	VMAXPS Y1, Y4, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
-	VMAXPS  Y2, Y4, Y2
+	VMAXPS Y2, Y4, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
-	VMAXPS  Y3, Y4, Y3
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000020, BX
-	JGE     main48
+	VMAXPS Y3, Y4, Y3
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main48
 
 end49:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end51
+	JL end51
 
 main50:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y0, Y4, Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, BX
-	JGE     main50
+	VMAXPS Y0, Y4, Y0
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main50
 
 end51:
-	ADDQ       $0x00000008, BX
-	TESTQ      BX, BX
-	JZ         done52
-	LEAQ       tail_mask<>+32(SB), SI
-	NEGQ       BX
-	VMOVUPS    (SI)(BX*4), Y4
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done52
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y5
-	VMOVUPS    constants_avx2<>+1440(SB), Y6
-	VBLENDVPS  Y4, Y5, Y6, Y5
-	VMAXPS     Y0, Y5, Y0
+	VMOVUPS constants_avx2<>+1440(SB), Y6
+	VBLENDVPS Y4, Y5, Y6, Y5
+	VMAXPS Y0, Y5, Y0
 
 done52:
-	VMAXPS       Y1, Y0, Y0
-	VMAXPS       Y2, Y0, Y0
-	VMAXPS       Y3, Y0, Y0
+	VMAXPS Y1, Y0, Y0
+	VMAXPS Y2, Y0, Y0
+	VMAXPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VMAXPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VMAXPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VMAXPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VMAXPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_expsum_avx2(a *byte)
 // Requires: AVX, AVX2, FMA3
 TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
 	VBROADCASTSS 96(AX), Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	XORQ         CX, CX
-	MOVQ         48(AX), SI
-	SUBQ         $0x00000010, SI
-	JL           end54
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), SI
+	SUBQ $0x00000010, SI
+	JL end54
 
 main53:
-	VMOVUPS      (BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+1472(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+1504(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+1472(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+1504(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+1536(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, (DX)(CX*1)
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      32(BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+1472(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+1504(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+1504(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, (DX)(CX*1)
+	VADDPS Y5, Y3, Y3
+	VMOVUPS 32(BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+1472(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+1504(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+1536(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, 32(DX)(CX*1)
-	VADDPS       Y5, Y4, Y4
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, SI
-	JGE          main53
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+1504(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, 32(DX)(CX*1)
+	VADDPS Y5, Y4, Y4
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, SI
+	JGE main53
 
 end54:
 	ADDQ $0x00000010, SI
 	SUBQ $0x00000008, SI
-	JL   end56
+	JL end56
 
 main55:
-	VMOVUPS      (BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+1472(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+1504(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+1536(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+1472(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+1504(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+1536(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+576(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, (DX)(CX*1)
-	VADDPS       Y5, Y3, Y3
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, SI
-	JGE          main55
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+1504(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, (DX)(CX*1)
+	VADDPS Y5, Y3, Y3
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, SI
+	JGE main55
 
 end56:
-	ADDQ         $0x00000008, SI
-	TESTQ        SI, SI
-	JZ           done57
-	LEAQ         tail_mask<>+32(SB), DI
-	NEGQ         SI
-	VMOVUPS      (DI)(SI*4), Y5
-	VMASKMOVPS   (BX)(CX*1), Y5, Y6
-	VSUBPS       Y2, Y6, Y6
-	VFMSUB213PS  Y1, Y0, Y6
-	VMOVUPS      constants_avx2<>+1472(SB), Y2
-	VMINPS       Y6, Y2, Y2
-	VMOVUPS      constants_avx2<>+1504(SB), Y1
-	VMAXPS       Y2, Y1, Y2
-	VMULPS       constants_avx2<>+1536(SB), Y2, Y0
-	VROUNDPS     $0x08, Y0, Y0
+	ADDQ $0x00000008, SI
+	TESTQ SI, SI
+	JZ done57
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ SI
+	VMOVUPS (DI)(SI*4), Y5
+	VMASKMOVPS (BX)(CX*1), Y5, Y6
+	VSUBPS Y2, Y6, Y6
+	VFMSUB213PS Y1, Y0, Y6
+	VMOVUPS constants_avx2<>+1472(SB), Y2
+	VMINPS Y6, Y2, Y2
+	VMOVUPS constants_avx2<>+1504(SB), Y1
+	VMAXPS Y2, Y1, Y2
+	VMULPS constants_avx2<>+1536(SB), Y2, Y0
+	VROUNDPS $0x08, Y0, Y0
 	VFNMADD231PS constants_avx2<>+576(SB), Y0, Y2
 	VFNMADD231PS constants_avx2<>+608(SB), Y0, Y2
-	VMOVUPS      constants_avx2<>+672(SB), Y1
-	VFMADD213PS  constants_avx2<>+704(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+736(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+768(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+800(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
-	VCVTPS2DQ    Y0, Y0
-	VPSLLD       $0x17, Y0, Y0
-	VPADDD       Y0, Y1, Y1
-	VCMPPS       $0x05, constants_avx2<>+1504(SB), Y6, Y0
-	VANDPS       Y0, Y1, Y1
-	VMOVAPS      Y1, Y6
-	VMASKMOVPS   Y6, Y5, (DX)(CX*1)
-	VANDPS       Y5, Y6, Y6
-	VADDPS       Y6, Y3, Y3
+	VMOVUPS constants_avx2<>+672(SB), Y1
+	VFMADD213PS constants_avx2<>+704(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+736(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+768(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+800(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y1
+	VCVTPS2DQ Y0, Y0
+	VPSLLD $0x17, Y0, Y0
+	VPADDD Y0, Y1, Y1
+	VCMPPS $0x05, constants_avx2<>+1504(SB), Y6, Y0
+	VANDPS Y0, Y1, Y1
+	VMOVAPS Y1, Y6
+	VMASKMOVPS Y6, Y5, (DX)(CX*1)
+	VANDPS Y5, Y6, Y6
+	VADDPS Y6, Y3, Y3
 
 done57:
-	VADDPS       Y4, Y3, Y3
+	VADDPS Y4, Y3, Y3
 	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VMOVHLPS     X3, X3, X0
-	VADDPS       X0, X3, X3
-	VMOVSHDUP    X3, X0
-	VADDPS       X0, X3, X3
-	VMOVSS       X3, 128(AX)
+	VADDPS X0, X3, X3
+	VMOVHLPS X3, X3, X0
+	VADDPS X0, X3, X3
+	VMOVSHDUP X3, X0
+	VADDPS X0, X3, X3
+	VMOVSS X3, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_softmaxbackward_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_softmaxbackward_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end59
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end59
 
 main58:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y2
 	VMOVUPS 32(SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, AX
-	JGE     main58
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main58
 
 end59:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end61
+	JL end61
 
 main60:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main60
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main60
 
 end61:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done62
-	LEAQ       tail_mask<>+32(SB), DI
-	NEGQ       AX
-	VMOVUPS    (DI)(AX*4), Y2
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done62
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ AX
+	VMOVUPS (DI)(AX*4), Y2
 	VMASKMOVPS (BX)(CX*1), Y2, Y3
 	VMASKMOVPS (SI)(CX*1), Y2, Y4
-	VSUBPS     Y0, Y4, Y4
-	VMULPS     Y3, Y4, Y4
-	VMULPS     Y1, Y4, Y4
+	VSUBPS Y0, Y4, Y4
+	VMULPS Y3, Y4, Y4
+	VMULPS Y1, Y4, Y4
 	VMASKMOVPS Y4, Y2, (DX)(CX*1)
 
 done62:
@@ -1519,117 +1519,117 @@ done62:
 // func vec_f32_dot_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_dot_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   (AX), DX
-	MOVQ   8(AX), BX
-	XORQ   CX, CX
-	MOVQ   48(AX), SI
-	SUBQ   $0x00000020, SI
-	JL     end64
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), SI
+	SUBQ $0x00000020, SI
+	JL end64
 
 main63:
-	VMOVUPS     (DX)(CX*1), Y4
-	VMOVUPS     (BX)(CX*1), Y5
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     32(DX)(CX*1), Y4
-	VMOVUPS     32(BX)(CX*1), Y5
+	VMOVUPS 32(DX)(CX*1), Y4
+	VMOVUPS 32(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     64(DX)(CX*1), Y4
-	VMOVUPS     64(BX)(CX*1), Y5
+	VMOVUPS 64(DX)(CX*1), Y4
+	VMOVUPS 64(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     96(DX)(CX*1), Y4
-	VMOVUPS     96(BX)(CX*1), Y5
+	VMOVUPS 96(DX)(CX*1), Y4
+	VMOVUPS 96(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, SI
-	JGE         main63
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, SI
+	JGE main63
 
 end64:
 	ADDQ $0x00000020, SI
 	SUBQ $0x00000008, SI
-	JL   end66
+	JL end66
 
 main65:
-	VMOVUPS     (DX)(CX*1), Y4
-	VMOVUPS     (BX)(CX*1), Y5
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, SI
-	JGE         main65
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, SI
+	JGE main65
 
 end66:
-	ADDQ        $0x00000008, SI
-	TESTQ       SI, SI
-	JZ          done67
-	LEAQ        tail_mask<>+32(SB), DI
-	NEGQ        SI
-	VMOVUPS     (DI)(SI*4), Y4
-	VMASKMOVPS  (DX)(CX*1), Y4, Y5
-	VMASKMOVPS  (BX)(CX*1), Y4, Y4
+	ADDQ $0x00000008, SI
+	TESTQ SI, SI
+	JZ done67
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ SI
+	VMOVUPS (DI)(SI*4), Y4
+	VMASKMOVPS (DX)(CX*1), Y4, Y5
+	VMASKMOVPS (BX)(CX*1), Y4, Y4
 	VFMADD231PS Y5, Y4, Y0
 
 done67:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_scale_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_scale_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         (AX), DX
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end69
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end69
 
 main68:
 	VMOVUPS (DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
 	VMOVUPS 32(DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, AX
-	JGE     main68
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main68
 
 end69:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end71
+	JL end71
 
 main70:
 	VMOVUPS (DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main70
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main70
 
 end71:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done72
-	LEAQ       tail_mask<>+32(SB), BX
-	NEGQ       AX
-	VMOVUPS    (BX)(AX*4), Y1
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done72
+	LEAQ tail_mask<>+32(SB), BX
+	NEGQ AX
+	VMOVUPS (BX)(AX*4), Y1
 	VMASKMOVPS (DX)(CX*1), Y1, Y2
-	VMULPS     Y0, Y2, Y2
+	VMULPS Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*1)
 
 done72:
@@ -1639,53 +1639,53 @@ done72:
 // func vec_f32_axpy_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_axpy_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end74
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end74
 
 main73:
-	VMOVUPS     (DX)(CX*1), Y1
-	VMOVUPS     (BX)(CX*1), Y2
+	VMOVUPS (DX)(CX*1), Y1
+	VMOVUPS (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	VMOVUPS     32(DX)(CX*1), Y1
-	VMOVUPS     32(BX)(CX*1), Y2
+	VMOVUPS Y1, (DX)(CX*1)
+	VMOVUPS 32(DX)(CX*1), Y1
+	VMOVUPS 32(BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main73
+	VMOVUPS Y1, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main73
 
 end74:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end76
+	JL end76
 
 main75:
-	VMOVUPS     (DX)(CX*1), Y1
-	VMOVUPS     (BX)(CX*1), Y2
+	VMOVUPS (DX)(CX*1), Y1
+	VMOVUPS (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main75
+	VMOVUPS Y1, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main75
 
 end76:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done77
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        AX
-	VMOVUPS     (SI)(AX*4), Y1
-	VMASKMOVPS  (DX)(CX*1), Y1, Y2
-	VMASKMOVPS  (BX)(CX*1), Y1, Y3
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done77
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ AX
+	VMOVUPS (SI)(AX*4), Y1
+	VMASKMOVPS (DX)(CX*1), Y1, Y2
+	VMASKMOVPS (BX)(CX*1), Y1, Y3
 	VFMADD231PS Y3, Y0, Y2
-	VMASKMOVPS  Y2, Y1, (DX)(CX*1)
+	VMASKMOVPS Y2, Y1, (DX)(CX*1)
 
 done77:
 	VZEROUPPER
@@ -1701,40 +1701,40 @@ TEXT ·vec_f32_colsum_avx2(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), DI
 	SUBQ $0x00000008, DI
-	JL   end79
+	JL end79
 
 main78:
 	VMOVUPS (BX)(DX*1), Y0
-	MOVQ    SI, R8
-	MOVQ    56(AX), R9
+	MOVQ SI, R8
+	MOVQ 56(AX), R9
 
 row80:
 	VMOVUPS (R8)(DX*1), Y1
-	VADDPS  Y1, Y0, Y0
-	ADDQ    CX, R8
-	DECQ    R9
-	JNZ     row80
+	VADDPS Y1, Y0, Y0
+	ADDQ CX, R8
+	DECQ R9
+	JNZ row80
 	VMOVUPS Y0, (BX)(DX*1)
-	ADDQ    $0x00000020, DX
-	SUBQ    $0x00000008, DI
-	JGE     main78
+	ADDQ $0x00000020, DX
+	SUBQ $0x00000008, DI
+	JGE main78
 
 end79:
-	ADDQ       $0x00000008, DI
-	TESTQ      DI, DI
-	JZ         done81
-	LEAQ       tail_mask<>+32(SB), R8
-	NEGQ       DI
-	VMOVUPS    (R8)(DI*4), Y0
+	ADDQ $0x00000008, DI
+	TESTQ DI, DI
+	JZ done81
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ DI
+	VMOVUPS (R8)(DI*4), Y0
 	VMASKMOVPS (BX)(DX*1), Y0, Y1
-	MOVQ       56(AX), AX
+	MOVQ 56(AX), AX
 
 row82:
 	VMASKMOVPS (SI)(DX*1), Y0, Y2
-	VADDPS     Y2, Y1, Y1
-	ADDQ       CX, SI
-	DECQ       AX
-	JNZ        row82
+	VADDPS Y2, Y1, Y1
+	ADDQ CX, SI
+	DECQ AX
+	JNZ row82
 	VMASKMOVPS Y1, Y0, (BX)(DX*1)
 
 done81:
@@ -1744,61 +1744,61 @@ done81:
 // func vec_f32_rotate_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_rotate_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         64(AX), CX
-	MOVQ         56(AX), DX
-	MOVQ         (AX), SI
-	MOVQ         8(AX), DI
-	MOVQ         16(AX), R8
-	MOVQ         24(AX), R9
+	MOVQ 64(AX), CX
+	MOVQ 56(AX), DX
+	MOVQ (AX), SI
+	MOVQ 8(AX), DI
+	MOVQ 16(AX), R8
+	MOVQ 24(AX), R9
 
 row83:
 	XORQ BX, BX
 	MOVQ 48(AX), R10
 	SUBQ $0x00000008, R10
-	JL   end85
+	JL end85
 
 main84:
-	VMOVUPS     (SI)(BX*1), Y1
-	VMOVUPS     (DI)(BX*1), Y2
-	VMOVUPS     (R8)(BX*1), Y3
-	VMOVUPS     (R9)(BX*1), Y4
-	VMULPS      Y0, Y4, Y4
-	VMULPS      Y2, Y4, Y5
-	VMULPS      Y1, Y4, Y4
+	VMOVUPS (SI)(BX*1), Y1
+	VMOVUPS (DI)(BX*1), Y2
+	VMOVUPS (R8)(BX*1), Y3
+	VMOVUPS (R9)(BX*1), Y4
+	VMULPS Y0, Y4, Y4
+	VMULPS Y2, Y4, Y5
+	VMULPS Y1, Y4, Y4
 	VFMSUB231PS Y1, Y3, Y5
 	VFMADD231PS Y2, Y3, Y4
-	VMOVUPS     Y5, (SI)(BX*1)
-	VMOVUPS     Y4, (DI)(BX*1)
-	ADDQ        $0x00000020, BX
-	SUBQ        $0x00000008, R10
-	JGE         main84
+	VMOVUPS Y5, (SI)(BX*1)
+	VMOVUPS Y4, (DI)(BX*1)
+	ADDQ $0x00000020, BX
+	SUBQ $0x00000008, R10
+	JGE main84
 
 end85:
-	ADDQ        $0x00000008, R10
-	TESTQ       R10, R10
-	JZ          done86
-	LEAQ        tail_mask<>+32(SB), R11
-	NEGQ        R10
-	VMOVUPS     (R11)(R10*4), Y1
-	VMASKMOVPS  (SI)(BX*1), Y1, Y2
-	VMASKMOVPS  (DI)(BX*1), Y1, Y3
-	VMASKMOVPS  (R8)(BX*1), Y1, Y4
-	VMASKMOVPS  (R9)(BX*1), Y1, Y5
-	VMULPS      Y0, Y5, Y5
-	VMULPS      Y3, Y5, Y6
-	VMULPS      Y2, Y5, Y5
+	ADDQ $0x00000008, R10
+	TESTQ R10, R10
+	JZ done86
+	LEAQ tail_mask<>+32(SB), R11
+	NEGQ R10
+	VMOVUPS (R11)(R10*4), Y1
+	VMASKMOVPS (SI)(BX*1), Y1, Y2
+	VMASKMOVPS (DI)(BX*1), Y1, Y3
+	VMASKMOVPS (R8)(BX*1), Y1, Y4
+	VMASKMOVPS (R9)(BX*1), Y1, Y5
+	VMULPS Y0, Y5, Y5
+	VMULPS Y3, Y5, Y6
+	VMULPS Y2, Y5, Y5
 	VFMSUB231PS Y2, Y4, Y6
 	VFMADD231PS Y3, Y4, Y5
-	VMASKMOVPS  Y6, Y1, (SI)(BX*1)
-	VMASKMOVPS  Y5, Y1, (DI)(BX*1)
+	VMASKMOVPS Y6, Y1, (SI)(BX*1)
+	VMASKMOVPS Y5, Y1, (DI)(BX*1)
 
 done86:
 	ADDQ CX, SI
 	ADDQ CX, DI
 	DECQ DX
-	JNZ  row83
+	JNZ row83
 	VZEROUPPER
 	RET
 
@@ -1813,78 +1813,78 @@ TEXT ·vec_f32_adamw_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), R8
 	SUBQ $0x00000008, R8
-	JL   end88
+	JL end88
 
 main87:
-	VMOVUPS      (BX)(CX*1), Y0
-	VMOVUPS      (SI)(CX*1), Y1
-	VMOVUPS      (DI)(CX*1), Y2
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMOVUPS (DI)(CX*1), Y2
 	VBROADCASTSS 108(AX), Y3
-	VMULPS       Y3, Y0, Y0
+	VMULPS Y3, Y0, Y0
 	VBROADCASTSS 92(AX), Y3
-	VMULPS       Y3, Y1, Y1
+	VMULPS Y3, Y1, Y1
 	VBROADCASTSS 96(AX), Y3
-	VFMADD231PS  Y3, Y0, Y1
-	VMOVUPS      Y1, (SI)(CX*1)
+	VFMADD231PS Y3, Y0, Y1
+	VMOVUPS Y1, (SI)(CX*1)
 	VBROADCASTSS 100(AX), Y3
-	VMULPS       Y3, Y2, Y2
-	VMULPS       Y0, Y0, Y0
+	VMULPS Y3, Y2, Y2
+	VMULPS Y0, Y0, Y0
 	VBROADCASTSS 104(AX), Y3
-	VFMADD231PS  Y3, Y0, Y2
-	VMOVUPS      Y2, (DI)(CX*1)
+	VFMADD231PS Y3, Y0, Y2
+	VMOVUPS Y2, (DI)(CX*1)
 	VBROADCASTSS 116(AX), Y0
-	VMULPS       Y0, Y2, Y2
-	VSQRTPS      Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VSQRTPS Y2, Y2
 	VBROADCASTSS 120(AX), Y0
-	VADDPS       Y0, Y2, Y2
+	VADDPS Y0, Y2, Y2
 	VBROADCASTSS 112(AX), Y0
-	VMULPS       Y0, Y1, Y1
-	VDIVPS       Y2, Y1, Y1
-	VMOVUPS      (DX)(CX*1), Y0
+	VMULPS Y0, Y1, Y1
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS (DX)(CX*1), Y0
 	VBROADCASTSS 88(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VSUBPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (DX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, R8
-	JGE          main87
+	VMULPS Y2, Y0, Y0
+	VSUBPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R8
+	JGE main87
 
 end88:
-	ADDQ         $0x00000008, R8
-	TESTQ        R8, R8
-	JZ           done89
-	LEAQ         tail_mask<>+32(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), Y0
-	VMASKMOVPS   (BX)(CX*1), Y0, Y1
-	VMASKMOVPS   (SI)(CX*1), Y0, Y2
-	VMASKMOVPS   (DI)(CX*1), Y0, Y3
+	ADDQ $0x00000008, R8
+	TESTQ R8, R8
+	JZ done89
+	LEAQ tail_mask<>+32(SB), R9
+	NEGQ R8
+	VMOVUPS (R9)(R8*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMASKMOVPS (SI)(CX*1), Y0, Y2
+	VMASKMOVPS (DI)(CX*1), Y0, Y3
 	VBROADCASTSS 108(AX), Y4
-	VMULPS       Y4, Y1, Y1
+	VMULPS Y4, Y1, Y1
 	VBROADCASTSS 92(AX), Y4
-	VMULPS       Y4, Y2, Y2
+	VMULPS Y4, Y2, Y2
 	VBROADCASTSS 96(AX), Y4
-	VFMADD231PS  Y4, Y1, Y2
-	VMASKMOVPS   Y2, Y0, (SI)(CX*1)
+	VFMADD231PS Y4, Y1, Y2
+	VMASKMOVPS Y2, Y0, (SI)(CX*1)
 	VBROADCASTSS 100(AX), Y4
-	VMULPS       Y4, Y3, Y3
-	VMULPS       Y1, Y1, Y1
+	VMULPS Y4, Y3, Y3
+	VMULPS Y1, Y1, Y1
 	VBROADCASTSS 104(AX), Y4
-	VFMADD231PS  Y4, Y1, Y3
-	VMASKMOVPS   Y3, Y0, (DI)(CX*1)
+	VFMADD231PS Y4, Y1, Y3
+	VMASKMOVPS Y3, Y0, (DI)(CX*1)
 	VBROADCASTSS 116(AX), Y1
-	VMULPS       Y1, Y3, Y3
-	VSQRTPS      Y3, Y3
+	VMULPS Y1, Y3, Y3
+	VSQRTPS Y3, Y3
 	VBROADCASTSS 120(AX), Y1
-	VADDPS       Y1, Y3, Y3
+	VADDPS Y1, Y3, Y3
 	VBROADCASTSS 112(AX), Y1
-	VMULPS       Y1, Y2, Y2
-	VDIVPS       Y3, Y2, Y2
-	VMASKMOVPS   (DX)(CX*1), Y0, Y1
+	VMULPS Y1, Y2, Y2
+	VDIVPS Y3, Y2, Y2
+	VMASKMOVPS (DX)(CX*1), Y0, Y1
 	VBROADCASTSS 88(AX), Y3
-	VMULPS       Y3, Y1, Y1
-	VSUBPS       Y2, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
+	VMULPS Y3, Y1, Y1
+	VSUBPS Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
 
 done89:
 	VZEROUPPER
@@ -1906,14 +1906,14 @@ row90:
 group91:
 	VMOVSS (DX), X0
 	VMOVSS X0, (CX)(DI*1)
-	MOVQ   72(AX), R9
-	ADDQ   R9, DI
-	ADDQ   $0x00000004, DX
-	DECQ   R8
-	JNZ    group91
-	ADDQ   SI, CX
-	DECQ   BX
-	JNZ    row90
+	MOVQ 72(AX), R9
+	ADDQ R9, DI
+	ADDQ $0x00000004, DX
+	DECQ R8
+	JNZ group91
+	ADDQ SI, CX
+	DECQ BX
+	JNZ row90
 	VZEROUPPER
 	RET
 
@@ -1935,25 +1935,25 @@ group93:
 	VMOVSS (DX), X0
 	VADDSS (BX)(R8*1), X0, X0
 	VMOVSS X0, (CX)(R8*1)
-	MOVQ   72(AX), R10
-	ADDQ   R10, R8
-	ADDQ   $0x00000004, DX
-	DECQ   R9
-	JNZ    group93
-	ADDQ   DI, CX
-	ADDQ   DI, BX
-	DECQ   SI
-	JNZ    row92
+	MOVQ 72(AX), R10
+	ADDQ R10, R8
+	ADDQ $0x00000004, DX
+	DECQ R9
+	JNZ group93
+	ADDQ DI, CX
+	ADDQ DI, BX
+	DECQ SI
+	JNZ row92
 	VZEROUPPER
 	RET
 
 // func vec_f32_packpanels_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packpanels_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000080, BX, SI
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1966,32 +1966,32 @@ row94:
 group95:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
-	VMOVUPS    (R9), Y0
-	VMOVUPS    Y0, (R10)
-	VMOVUPS    32(R9), Y0
-	VMOVUPS    Y0, 32(R10)
-	VMOVUPS    64(R9), Y0
-	VMOVUPS    Y0, 64(R10)
-	VMOVUPS    96(R9), Y0
-	VMOVUPS    Y0, 96(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group95
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000080, DX
-	DECQ       BX
-	JNZ        row94
+	VMOVUPS (R9), Y0
+	VMOVUPS Y0, (R10)
+	VMOVUPS 32(R9), Y0
+	VMOVUPS Y0, 32(R10)
+	VMOVUPS 64(R9), Y0
+	VMOVUPS Y0, 64(R10)
+	VMOVUPS 96(R9), Y0
+	VMOVUPS Y0, 96(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group95
+	ADDQ 64(AX), CX
+	ADDQ $0x00000080, DX
+	DECQ BX
+	JNZ row94
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstrips_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstrips_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000018, BX, SI
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -2003,28 +2003,28 @@ row96:
 
 group97:
 	PREFETCHT1 (R9)(R8*1)
-	VMOVUPS    (R9), X0
-	VMOVUPS    X0, (R10)
-	VMOVSD     16(R9), X0
-	VMOVSD     X0, 16(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group97
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000018, DX
-	DECQ       BX
-	JNZ        row96
+	VMOVUPS (R9), X0
+	VMOVUPS X0, (R10)
+	VMOVSD 16(R9), X0
+	VMOVSD X0, 16(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group97
+	ADDQ 64(AX), CX
+	ADDQ $0x00000018, DX
+	DECQ BX
+	JNZ row96
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstripsstep_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstripsstep_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000018, BX, SI
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -2036,26 +2036,26 @@ row98:
 
 group99:
 	PREFETCHT1 (R9)(R8*1)
-	MOVQ       72(AX), R12
-	LEAQ       (R12)(R12*2), R13
-	MOVQ       R9, R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, (R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VMOVSD     X0, 16(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group99
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000018, DX
-	DECQ       BX
-	JNZ        row98
+	MOVQ 72(AX), R12
+	LEAQ (R12)(R12*2), R13
+	MOVQ R9, R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, (R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VMOVSD X0, 16(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group99
+	ADDQ 64(AX), CX
+	ADDQ $0x00000018, DX
+	DECQ BX
+	JNZ row98
 	VZEROUPPER
 	RET
 
@@ -2074,21 +2074,21 @@ row100:
 	MOVQ 80(AX), R9
 
 run101:
-	MOVQ       (R8), R10
-	MOVQ       8(R8), R11
-	MOVQ       16(R8), R12
-	LEAQ       tail_mask<>+32(SB), R13
-	NEGQ       R12
-	VMOVUPS    (R13)(R12*4), Y0
+	MOVQ (R8), R10
+	MOVQ 8(R8), R11
+	MOVQ 16(R8), R12
+	LEAQ tail_mask<>+32(SB), R13
+	NEGQ R12
+	VMOVUPS (R13)(R12*4), Y0
 	VMASKMOVPS (DX)(R11*1), Y0, Y1
 	VMASKMOVPS Y1, Y0, (CX)(R10*1)
-	ADDQ       $0x00000018, R8
-	DECQ       R9
-	JNZ        run101
-	ADDQ       SI, DX
-	ADDQ       BX, CX
-	DECQ       DI
-	JNZ        row100
+	ADDQ $0x00000018, R8
+	DECQ R9
+	JNZ run101
+	ADDQ SI, DX
+	ADDQ BX, CX
+	DECQ DI
+	JNZ row100
 	VZEROUPPER
 	RET
 
@@ -2106,127 +2106,127 @@ row102:
 	XORQ CX, CX
 	MOVQ 48(AX), R9
 	SUBQ $0x00000010, R9
-	JL   end104
+	JL end104
 
 main103:
-	VMOVUPS   (BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+1600(SB), Y2
-	VPSUBD    Y1, Y2, Y2
-	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
-	VORPS     Y1, Y2, Y2
-	VPSRLD    $0x10, Y2, Y2
-	MOVQ      CX, R10
-	SHRQ      $0x01, R10
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
-	VPERMQ    $0x08, Y2, Y2
-	VMOVUPS   X2, (DX)(R10*1)
-	VMOVUPS   32(BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+1600(SB), Y2
-	VPSUBD    Y1, Y2, Y2
-	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
-	VORPS     Y1, Y2, Y2
-	VPSRLD    $0x10, Y2, Y2
-	MOVQ      CX, R10
-	SHRQ      $0x01, R10
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(R10*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
-	VPERMQ    $0x08, Y2, Y2
-	VMOVUPS   X2, 16(DX)(R10*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000010, R9
-	JGE       main103
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, 16(DX)(R10*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main103
 
 end104:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end106
+	JL end106
 
 main105:
-	VMOVUPS   (BX)(CX*1), Y0
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VMOVUPS   constants_avx2<>+1600(SB), Y2
-	VPSUBD    Y1, Y2, Y2
-	VPSRAD    $0x1f, Y2, Y2
-	VANDPS    constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD   constants_avx2<>+1664(SB), Y1, Y1
-	VORPS     Y2, Y1, Y1
-	VPSRLD    $0x10, Y1, Y2
-	VANDPS    constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD    constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS    $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS    Y1, Y2, Y2
-	VANDPS    constants_avx2<>+1792(SB), Y0, Y1
-	VORPS     Y1, Y2, Y2
-	VPSRLD    $0x10, Y2, Y2
-	MOVQ      CX, R10
-	SHRQ      $0x01, R10
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
-	VPERMQ    $0x08, Y2, Y2
-	VMOVUPS   X2, (DX)(R10*1)
-	ADDQ      $0x00000020, CX
-	SUBQ      $0x00000008, R9
-	JGE       main105
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(R10*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main105
 
 end106:
-	ADDQ       $0x00000008, R9
-	TESTQ      R9, R9
-	JZ         done107
-	LEAQ       tail_mask<>+32(SB), R10
-	NEGQ       R9
-	VMOVUPS    (R10)(R9*4), Y0
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done107
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y0
-	VANDPS     constants_avx2<>+1568(SB), Y0, Y1
-	VMOVUPS    constants_avx2<>+1600(SB), Y2
-	VPSUBD     Y1, Y2, Y2
-	VPSRAD     $0x1f, Y2, Y2
-	VANDPS     constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD    constants_avx2<>+1664(SB), Y1, Y1
-	VORPS      Y2, Y1, Y1
-	VPSRLD     $0x10, Y1, Y2
-	VANDPS     constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD     constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD     Y1, Y2, Y2
-	VANDPS     constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS     Y1, Y2, Y2
-	VANDPS     constants_avx2<>+1792(SB), Y0, Y1
-	VORPS      Y1, Y2, Y2
-	VPSRLD     $0x10, Y2, Y2
-	SHRQ       $0x01, CX
-	VPACKUSDW  Y2, Y2, Y2
-	VPERMQ     $0x08, Y2, Y2
-	VMOVUPS    X2, (DX)(CX*1)
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
+	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	SHRQ $0x01, CX
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(CX*1)
 
 done107:
 	ADDQ SI, DX
 	ADDQ DI, BX
 	DECQ R8
-	JNZ  row102
+	JNZ row102
 	VZEROUPPER
 	RET
 
@@ -2245,181 +2245,181 @@ row108:
 	XORQ CX, CX
 	MOVQ 48(AX), R10
 	SUBQ $0x00000010, R10
-	JL   end110
+	JL end110
 
 main109:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
-	VPSUBD  Y1, Y3, Y3
-	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y3, Y1, Y1
-	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
-	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
-	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y3, Y3
-	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
-	VORPS   Y2, Y3, Y3
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
 	VMOVUPS 32(SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
-	VPSUBD  Y1, Y3, Y3
-	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y3, Y1, Y1
-	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
-	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
-	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y3, Y3
-	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
-	VORPS   Y2, Y3, Y3
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, R10
-	JGE     main109
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R10
+	JGE main109
 
 end110:
 	ADDQ $0x00000010, R10
 	SUBQ $0x00000008, R10
-	JL   end112
+	JL end112
 
 main111:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
-	VPSUBD  Y1, Y3, Y3
-	VPSRAD  $0x1f, Y3, Y3
-	VANDPS  constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y3, Y1, Y1
-	VPSRLD  $0x10, Y1, Y3
-	VANDPS  constants_avx2<>+1696(SB), Y3, Y3
-	VPADDD  constants_avx2<>+1728(SB), Y3, Y3
-	VPADDD  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y3, Y3
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y3, Y3
-	VPSRLD  $0x10, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y3, Y3
-	VORPS   Y2, Y3, Y3
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, R10
-	JGE     main111
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R10
+	JGE main111
 
 end112:
-	ADDQ       $0x00000008, R10
-	TESTQ      R10, R10
-	JZ         done113
-	LEAQ       tail_mask<>+32(SB), R11
-	NEGQ       R10
-	VMOVUPS    (R11)(R10*4), Y0
+	ADDQ $0x00000008, R10
+	TESTQ R10, R10
+	JZ done113
+	LEAQ tail_mask<>+32(SB), R11
+	NEGQ R10
+	VMOVUPS (R11)(R10*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+1600(SB), Y3
-	VPSUBD     Y2, Y3, Y3
-	VPSRAD     $0x1f, Y3, Y3
-	VANDPS     constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
-	VORPS      Y3, Y2, Y2
-	VPSRLD     $0x10, Y2, Y3
-	VANDPS     constants_avx2<>+1696(SB), Y3, Y3
-	VPADDD     constants_avx2<>+1728(SB), Y3, Y3
-	VPADDD     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
-	VANDPS     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
-	VORPS      Y2, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+1600(SB), Y3
+	VPSUBD Y2, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y3, Y2, Y2
+	VPSRLD $0x10, Y2, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y2, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y2, Y2
+	VANDPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y1, Y2
+	VORPS Y2, Y3, Y3
 	VMASKMOVPS (SI)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+1600(SB), Y4
-	VPSUBD     Y2, Y4, Y4
-	VPSRAD     $0x1f, Y4, Y4
-	VANDPS     constants_avx2<>+1632(SB), Y4, Y4
-	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
-	VORPS      Y4, Y2, Y2
-	VPSRLD     $0x10, Y2, Y4
-	VANDPS     constants_avx2<>+1696(SB), Y4, Y4
-	VPADDD     constants_avx2<>+1728(SB), Y4, Y4
-	VPADDD     Y2, Y4, Y4
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
-	VANDPS     Y2, Y4, Y4
-	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
-	VORPS      Y2, Y4, Y4
-	VPSRLD     $0x10, Y3, Y3
-	VANDPS     constants_avx2<>+1824(SB), Y4, Y4
-	VORPS      Y3, Y4, Y4
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+1600(SB), Y4
+	VPSUBD Y2, Y4, Y4
+	VPSRAD $0x1f, Y4, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y4, Y2, Y2
+	VPSRLD $0x10, Y2, Y4
+	VANDPS constants_avx2<>+1696(SB), Y4, Y4
+	VPADDD constants_avx2<>+1728(SB), Y4, Y4
+	VPADDD Y2, Y4, Y4
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y2, Y2
+	VANDPS Y2, Y4, Y4
+	VANDPS constants_avx2<>+1792(SB), Y1, Y2
+	VORPS Y2, Y4, Y4
+	VPSRLD $0x10, Y3, Y3
+	VANDPS constants_avx2<>+1824(SB), Y4, Y4
+	VORPS Y3, Y4, Y4
 	VMASKMOVPS Y4, Y0, (DX)(CX*1)
 
 done113:
@@ -2427,7 +2427,7 @@ done113:
 	ADDQ R8, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row108
+	JNZ row108
 	VZEROUPPER
 	RET
 
@@ -2445,112 +2445,112 @@ row114:
 	XORQ CX, CX
 	MOVQ 48(AX), R9
 	SUBQ $0x00000010, R9
-	JL   end116
+	JL end116
 
 main115:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, R9
-	JGE     main115
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main115
 
 end116:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end118
+	JL end118
 
 main117:
 	VMOVUPS (BX)(CX*1), Y0
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
-	VPSUBD  Y1, Y2, Y2
-	VPSRAD  $0x1f, Y2, Y2
-	VANDPS  constants_avx2<>+1632(SB), Y2, Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+1632(SB), Y2, Y2
 	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
-	VORPS   Y2, Y1, Y1
-	VPSRLD  $0x10, Y1, Y2
-	VANDPS  constants_avx2<>+1696(SB), Y2, Y2
-	VPADDD  constants_avx2<>+1728(SB), Y2, Y2
-	VPADDD  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1568(SB), Y0, Y1
-	VCMPPS  $0x05, constants_avx2<>+1760(SB), Y1, Y1
-	VANDPS  Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1792(SB), Y0, Y1
-	VORPS   Y1, Y2, Y2
-	VANDPS  constants_avx2<>+1824(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1824(SB), Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, R9
-	JGE     main117
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main117
 
 end118:
-	ADDQ       $0x00000008, R9
-	TESTQ      R9, R9
-	JZ         done119
-	LEAQ       tail_mask<>+32(SB), R10
-	NEGQ       R9
-	VMOVUPS    (R10)(R9*4), Y0
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done119
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y0
 	VMASKMOVPS (BX)(CX*1), Y0, Y1
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VMOVUPS    constants_avx2<>+1600(SB), Y3
-	VPSUBD     Y2, Y3, Y3
-	VPSRAD     $0x1f, Y3, Y3
-	VANDPS     constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD    constants_avx2<>+1664(SB), Y2, Y2
-	VORPS      Y3, Y2, Y2
-	VPSRLD     $0x10, Y2, Y3
-	VANDPS     constants_avx2<>+1696(SB), Y3, Y3
-	VPADDD     constants_avx2<>+1728(SB), Y3, Y3
-	VPADDD     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1568(SB), Y1, Y2
-	VCMPPS     $0x05, constants_avx2<>+1760(SB), Y2, Y2
-	VANDPS     Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1792(SB), Y1, Y2
-	VORPS      Y2, Y3, Y3
-	VANDPS     constants_avx2<>+1824(SB), Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+1600(SB), Y3
+	VPSUBD Y2, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y3, Y2, Y2
+	VPSRLD $0x10, Y2, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y2, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y2, Y2
+	VANDPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y1, Y2
+	VORPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1824(SB), Y3, Y3
 	VMASKMOVPS Y3, Y0, (DX)(CX*1)
 
 done119:
 	ADDQ SI, DX
 	ADDQ DI, BX
 	DECQ R8
-	JNZ  row114
+	JNZ row114
 	VZEROUPPER
 	RET
 
@@ -2562,7 +2562,7 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end121
+	JL end121
 
 main120:
 	VMOVUPS (DX)(CX*1), Y0
@@ -2573,28 +2573,28 @@ main120:
 	VMOVUPS 160(DX)(CX*1), Y0
 	VMOVUPS 192(DX)(CX*1), Y0
 	VMOVUPS 224(DX)(CX*1), Y0
-	ADDQ    $0x00000100, CX
-	SUBQ    $0x00000040, AX
-	JGE     main120
+	ADDQ $0x00000100, CX
+	SUBQ $0x00000040, AX
+	JGE main120
 
 end121:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL   end123
+	JL end123
 
 main122:
 	VMOVUPS (DX)(CX*1), Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main122
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main122
 
 end123:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done124
-	LEAQ       tail_mask<>+32(SB), BX
-	NEGQ       AX
-	VMOVUPS    (BX)(AX*4), Y0
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done124
+	LEAQ tail_mask<>+32(SB), BX
+	NEGQ AX
+	VMOVUPS (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
 done124:
@@ -2604,7 +2604,7 @@ done124:
 // func vec_f32_peak_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -2617,7 +2617,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   48(AX), CX
+	MOVQ 48(AX), CX
 	VXORPS Y12, Y12, Y12
 
 loop125:
@@ -2717,10 +2717,10 @@ loop125:
 	VFMADD231PS Y12, Y12, Y9
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
-	DECQ        CX
-	JNZ         loop125
-	MOVL        $0x44c00000, CX
-	MOVL        CX, 128(AX)
+	DECQ CX
+	JNZ loop125
+	MOVL $0x44c00000, CX
+	MOVL CX, 128(AX)
 	VZEROUPPER
 	RET
 

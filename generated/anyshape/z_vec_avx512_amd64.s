@@ -13,115 +13,115 @@ TEXT ·vec_f32_gelu_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end2
+	JL end2
 
 main1:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main1
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main1
 
 end2:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end4
+	JL end4
 
 main3:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main3
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main3
 
 end4:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done5
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done5
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, K1, (DX)(AX*1)
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done5:
 	VZEROUPPER
@@ -138,89 +138,89 @@ TEXT ·vec_f32_gelubackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end7
+	JL end7
 
 main6:
-	VMOVUPS     (SI)(AX*1), Z0
-	VMOVUPS     (DI)(AX*1), Z1
-	VMULPS      Z0, Z0, Z3
-	VMULPS      constants_avx512<>+0(SB), Z3, Z3
-	VADDPS      constants_avx512<>+64(SB), Z3, Z3
-	VMULPS      Z0, Z3, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VMOVUPS (SI)(AX*1), Z0
+	VMOVUPS (DI)(AX*1), Z1
+	VMULPS Z0, Z0, Z3
+	VMULPS constants_avx512<>+0(SB), Z3, Z3
+	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS Z0, Z3, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
-	VSUBPS      Z2, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z2, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VSCALEFPS   Z2, Z4, Z4
-	VMOVAPS     Z4, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z2
-	VDIVPS      Z3, Z2, Z2
-	VMULPS      Z0, Z2, Z4
-	VMULPS      Z0, Z0, Z0
-	VMULPS      constants_avx512<>+704(SB), Z0, Z0
-	VADDPS      constants_avx512<>+768(SB), Z0, Z0
-	VMINPS      constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z2, Z3, Z3
-	VMULPS      Z4, Z3, Z3
+	VSCALEFPS Z2, Z4, Z4
+	VMOVAPS Z4, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z2
+	VDIVPS Z3, Z2, Z2
+	VMULPS Z0, Z2, Z4
+	VMULPS Z0, Z0, Z0
+	VMULPS constants_avx512<>+704(SB), Z0, Z0
+	VADDPS constants_avx512<>+768(SB), Z0, Z0
+	VMINPS constants_avx512<>+832(SB), Z0, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
-	VMOVUPS     Z4, (DX)(AX*1)
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, (BX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main6
+	VMOVUPS Z4, (DX)(AX*1)
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, (BX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main6
 
 end7:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done8
-	MOVQ        $0x00000001, R8
-	SHLQ        CL, R8
-	DECQ        R8
-	KMOVW       R8, K1
-	VMOVUPS.Z   (SI)(AX*1), K1, Z0
-	VMOVUPS.Z   (DI)(AX*1), K1, Z1
-	VMULPS      Z0, Z0, Z3
-	VMULPS      constants_avx512<>+0(SB), Z3, Z3
-	VADDPS      constants_avx512<>+64(SB), Z3, Z3
-	VMULPS      Z0, Z3, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done8
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMOVUPS.Z (DI)(AX*1), K1, Z1
+	VMULPS Z0, Z0, Z3
+	VMULPS constants_avx512<>+0(SB), Z3, Z3
+	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS Z0, Z3, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
-	VSUBPS      Z2, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z2, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VSCALEFPS   Z2, Z4, Z4
-	VMOVAPS     Z4, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z2
-	VDIVPS      Z3, Z2, Z2
-	VMULPS      Z0, Z2, Z4
-	VMULPS      Z0, Z0, Z0
-	VMULPS      constants_avx512<>+704(SB), Z0, Z0
-	VADDPS      constants_avx512<>+768(SB), Z0, Z0
-	VMINPS      constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z2, Z3, Z3
-	VMULPS      Z4, Z3, Z3
+	VSCALEFPS Z2, Z4, Z4
+	VMOVAPS Z4, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z2
+	VDIVPS Z3, Z2, Z2
+	VMULPS Z0, Z2, Z4
+	VMULPS Z0, Z0, Z0
+	VMULPS constants_avx512<>+704(SB), Z0, Z0
+	VADDPS constants_avx512<>+768(SB), Z0, Z0
+	VMINPS constants_avx512<>+832(SB), Z0, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
-	VMOVUPS     Z4, K1, (DX)(AX*1)
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, K1, (BX)(AX*1)
+	VMOVUPS Z4, K1, (DX)(AX*1)
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (BX)(AX*1)
 
 done8:
 	VZEROUPPER
@@ -235,211 +235,211 @@ TEXT ·vec_f32_gelu_erf_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end10
+	JL end10
 
 main9:
-	VMOVUPS      (BX)(AX*1), Z0
-	VMULPS       constants_avx512<>+896(SB), Z0, Z1
-	VMAXPS       Z0, Z1, Z1
-	VMOVUPS      constants_avx512<>+960(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMULPS       Z1, Z1, Z4
-	VMOVAPS      Z4, Z2
-	VFMSUB231PS  Z1, Z1, Z2
-	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
-	VRNDSCALEPS  $0x08, Z3, Z3
-	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS Z0, Z1, Z1
+	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMINPS Z1, Z2, Z1
+	VMULPS Z1, Z1, Z4
+	VMOVAPS Z4, Z2
+	VFMSUB231PS Z1, Z1, Z2
+	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS $0x08, Z3, Z3
+	VMULPS constants_avx512<>+1088(SB), Z4, Z4
 	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS      constants_avx512<>+1344(SB), Z2
-	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
-	VSCALEFPS    Z3, Z2, Z2
-	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS      constants_avx512<>+640(SB), Z4
-	VDIVPS       Z5, Z4, Z4
-	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VMOVUPS constants_avx512<>+1344(SB), Z2
+	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS Z3, Z2, Z2
+	VADDPS constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z5, Z4, Z4
+	VMOVUPS constants_avx512<>+640(SB), Z5
 	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS      constants_avx512<>+1856(SB), Z3
-	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
-	VMULPS       Z4, Z3, Z3
-	VMOVUPS      constants_avx512<>+2496(SB), Z4
-	VMAXPS       Z0, Z4, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+1856(SB), Z3
+	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VMAXPS Z0, Z4, Z0
+	VMULPS Z3, Z1, Z1
+	VMULPS Z2, Z1, Z1
 	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
-	VMOVUPS      Z0, (DX)(AX*1)
-	VMOVUPS      64(BX)(AX*1), Z0
-	VMULPS       constants_avx512<>+896(SB), Z0, Z1
-	VMAXPS       Z0, Z1, Z1
-	VMOVUPS      constants_avx512<>+960(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMULPS       Z1, Z1, Z4
-	VMOVAPS      Z4, Z2
-	VFMSUB231PS  Z1, Z1, Z2
-	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
-	VRNDSCALEPS  $0x08, Z3, Z3
-	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VMOVUPS Z0, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z0
+	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS Z0, Z1, Z1
+	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMINPS Z1, Z2, Z1
+	VMULPS Z1, Z1, Z4
+	VMOVAPS Z4, Z2
+	VFMSUB231PS Z1, Z1, Z2
+	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS $0x08, Z3, Z3
+	VMULPS constants_avx512<>+1088(SB), Z4, Z4
 	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS      constants_avx512<>+1344(SB), Z2
-	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
-	VSCALEFPS    Z3, Z2, Z2
-	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS      constants_avx512<>+640(SB), Z4
-	VDIVPS       Z5, Z4, Z4
-	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VMOVUPS constants_avx512<>+1344(SB), Z2
+	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS Z3, Z2, Z2
+	VADDPS constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z5, Z4, Z4
+	VMOVUPS constants_avx512<>+640(SB), Z5
 	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS      constants_avx512<>+1856(SB), Z3
-	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
-	VMULPS       Z4, Z3, Z3
-	VMOVUPS      constants_avx512<>+2496(SB), Z4
-	VMAXPS       Z0, Z4, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+1856(SB), Z3
+	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VMAXPS Z0, Z4, Z0
+	VMULPS Z3, Z1, Z1
+	VMULPS Z2, Z1, Z1
 	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
-	VMOVUPS      Z0, 64(DX)(AX*1)
-	ADDQ         $0x00000080, AX
-	SUBQ         $0x00000020, CX
-	JGE          main9
+	VMOVUPS Z0, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main9
 
 end10:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end12
+	JL end12
 
 main11:
-	VMOVUPS      (BX)(AX*1), Z0
-	VMULPS       constants_avx512<>+896(SB), Z0, Z1
-	VMAXPS       Z0, Z1, Z1
-	VMOVUPS      constants_avx512<>+960(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMULPS       Z1, Z1, Z4
-	VMOVAPS      Z4, Z2
-	VFMSUB231PS  Z1, Z1, Z2
-	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
-	VRNDSCALEPS  $0x08, Z3, Z3
-	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS Z0, Z1, Z1
+	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMINPS Z1, Z2, Z1
+	VMULPS Z1, Z1, Z4
+	VMOVAPS Z4, Z2
+	VFMSUB231PS Z1, Z1, Z2
+	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS $0x08, Z3, Z3
+	VMULPS constants_avx512<>+1088(SB), Z4, Z4
 	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS      constants_avx512<>+1344(SB), Z2
-	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
-	VSCALEFPS    Z3, Z2, Z2
-	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS      constants_avx512<>+640(SB), Z4
-	VDIVPS       Z5, Z4, Z4
-	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VMOVUPS constants_avx512<>+1344(SB), Z2
+	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS Z3, Z2, Z2
+	VADDPS constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z5, Z4, Z4
+	VMOVUPS constants_avx512<>+640(SB), Z5
 	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS      constants_avx512<>+1856(SB), Z3
-	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
-	VMULPS       Z4, Z3, Z3
-	VMOVUPS      constants_avx512<>+2496(SB), Z4
-	VMAXPS       Z0, Z4, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+1856(SB), Z3
+	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VMAXPS Z0, Z4, Z0
+	VMULPS Z3, Z1, Z1
+	VMULPS Z2, Z1, Z1
 	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
-	VMOVUPS      Z0, (DX)(AX*1)
-	ADDQ         $0x00000040, AX
-	SUBQ         $0x00000010, CX
-	JGE          main11
+	VMOVUPS Z0, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main11
 
 end12:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done13
-	MOVQ         $0x00000001, SI
-	SHLQ         CL, SI
-	DECQ         SI
-	KMOVW        SI, K1
-	VMOVUPS.Z    (BX)(AX*1), K1, Z0
-	VMULPS       constants_avx512<>+896(SB), Z0, Z1
-	VMAXPS       Z0, Z1, Z1
-	VMOVUPS      constants_avx512<>+960(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMULPS       Z1, Z1, Z4
-	VMOVAPS      Z4, Z2
-	VFMSUB231PS  Z1, Z1, Z2
-	VMULPS       constants_avx512<>+1024(SB), Z4, Z3
-	VRNDSCALEPS  $0x08, Z3, Z3
-	VMULPS       constants_avx512<>+1088(SB), Z4, Z4
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done13
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z0
+	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMAXPS Z0, Z1, Z1
+	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMINPS Z1, Z2, Z1
+	VMULPS Z1, Z1, Z4
+	VMOVAPS Z4, Z2
+	VFMSUB231PS Z1, Z1, Z2
+	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VRNDSCALEPS $0x08, Z3, Z3
+	VMULPS constants_avx512<>+1088(SB), Z4, Z4
 	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
 	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS      constants_avx512<>+1344(SB), Z2
-	VFMADD213PS  constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS  constants_avx512<>+640(SB), Z4, Z2
-	VADDPS       constants_avx512<>+1664(SB), Z3, Z3
-	VSCALEFPS    Z3, Z2, Z2
-	VADDPS       constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS      constants_avx512<>+640(SB), Z4
-	VDIVPS       Z5, Z4, Z4
-	VMOVUPS      constants_avx512<>+640(SB), Z5
+	VMOVUPS constants_avx512<>+1344(SB), Z2
+	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
+	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VSCALEFPS Z3, Z2, Z2
+	VADDPS constants_avx512<>+1728(SB), Z1, Z5
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z5, Z4, Z4
+	VMOVUPS constants_avx512<>+640(SB), Z5
 	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS      constants_avx512<>+1856(SB), Z3
-	VFMADD213PS  constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS  constants_avx512<>+2432(SB), Z5, Z3
-	VMULPS       Z4, Z3, Z3
-	VMOVUPS      constants_avx512<>+2496(SB), Z4
-	VMAXPS       Z0, Z4, Z0
-	VMULPS       Z3, Z1, Z1
-	VMULPS       Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+1856(SB), Z3
+	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
+	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VMULPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VMAXPS Z0, Z4, Z0
+	VMULPS Z3, Z1, Z1
+	VMULPS Z2, Z1, Z1
 	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
-	VMOVUPS      Z0, K1, (DX)(AX*1)
+	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done13:
 	VZEROUPPER
@@ -456,133 +456,133 @@ TEXT ·vec_f32_gelu_erfbackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end15
+	JL end15
 
 main14:
-	VMOVUPS      (SI)(AX*1), Z0
-	VMOVUPS      (DI)(AX*1), Z1
-	VMULPS       constants_avx512<>+2624(SB), Z0, Z2
-	VMAXPS       constants_avx512<>+2496(SB), Z2, Z2
-	VMINPS       constants_avx512<>+640(SB), Z2, Z2
-	VMOVUPS      constants_avx512<>+2560(SB), Z3
+	VMOVUPS (SI)(AX*1), Z0
+	VMOVUPS (DI)(AX*1), Z1
+	VMULPS constants_avx512<>+2624(SB), Z0, Z2
+	VMAXPS constants_avx512<>+2496(SB), Z2, Z2
+	VMINPS constants_avx512<>+640(SB), Z2, Z2
+	VMOVUPS constants_avx512<>+2560(SB), Z3
 	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
-	VMULPS       constants_avx512<>+896(SB), Z0, Z4
-	VMAXPS       Z0, Z4, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z5
-	VMINPS       Z4, Z5, Z4
-	VMULPS       Z4, Z4, Z7
-	VMOVAPS      Z7, Z5
-	VFMSUB231PS  Z4, Z4, Z5
-	VMULPS       constants_avx512<>+1024(SB), Z7, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
-	VMULPS       constants_avx512<>+1088(SB), Z7, Z7
+	VMULPS constants_avx512<>+896(SB), Z0, Z4
+	VMAXPS Z0, Z4, Z4
+	VMOVUPS constants_avx512<>+960(SB), Z5
+	VMINPS Z4, Z5, Z4
+	VMULPS Z4, Z4, Z7
+	VMOVAPS Z7, Z5
+	VFMSUB231PS Z4, Z4, Z5
+	VMULPS constants_avx512<>+1024(SB), Z7, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
+	VMULPS constants_avx512<>+1088(SB), Z7, Z7
 	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
 	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
-	VMOVUPS      constants_avx512<>+1344(SB), Z5
-	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1600(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
-	VADDPS       constants_avx512<>+1664(SB), Z6, Z6
-	VSCALEFPS    Z6, Z5, Z5
-	VADDPS       constants_avx512<>+1728(SB), Z4, Z8
-	VMOVUPS      constants_avx512<>+640(SB), Z7
-	VDIVPS       Z8, Z7, Z7
-	VMOVUPS      constants_avx512<>+640(SB), Z8
+	VMOVUPS constants_avx512<>+1344(SB), Z5
+	VFMADD213PS constants_avx512<>+1408(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1472(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1536(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1600(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
+	VADDPS constants_avx512<>+1664(SB), Z6, Z6
+	VSCALEFPS Z6, Z5, Z5
+	VADDPS constants_avx512<>+1728(SB), Z4, Z8
+	VMOVUPS constants_avx512<>+640(SB), Z7
+	VDIVPS Z8, Z7, Z7
+	VMOVUPS constants_avx512<>+640(SB), Z8
 	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
-	VMOVUPS      constants_avx512<>+1856(SB), Z6
-	VFMADD213PS  constants_avx512<>+1920(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+1984(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2048(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2112(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2176(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2240(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2304(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2368(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2432(SB), Z8, Z6
-	VMULPS       Z7, Z6, Z6
-	VMOVUPS      constants_avx512<>+2496(SB), Z7
-	VMAXPS       Z0, Z7, Z0
-	VMULPS       Z6, Z4, Z7
-	VMULPS       Z5, Z7, Z7
+	VMOVUPS constants_avx512<>+1856(SB), Z6
+	VFMADD213PS constants_avx512<>+1920(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+1984(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2048(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2112(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2176(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2240(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2304(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2368(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2432(SB), Z8, Z6
+	VMULPS Z7, Z6, Z6
+	VMOVUPS constants_avx512<>+2496(SB), Z7
+	VMAXPS Z0, Z7, Z0
+	VMULPS Z6, Z4, Z7
+	VMULPS Z5, Z7, Z7
 	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
 	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
-	VMULPS       Z5, Z6, Z6
-	VFMADD231PS  Z3, Z6, Z2
-	VMOVUPS      Z0, (DX)(AX*1)
-	VMULPS       Z2, Z1, Z1
-	VMOVUPS      Z1, (BX)(AX*1)
-	ADDQ         $0x00000040, AX
-	SUBQ         $0x00000010, CX
-	JGE          main14
+	VMULPS Z5, Z6, Z6
+	VFMADD231PS Z3, Z6, Z2
+	VMOVUPS Z0, (DX)(AX*1)
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, (BX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main14
 
 end15:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done16
-	MOVQ         $0x00000001, R8
-	SHLQ         CL, R8
-	DECQ         R8
-	KMOVW        R8, K1
-	VMOVUPS.Z    (SI)(AX*1), K1, Z0
-	VMOVUPS.Z    (DI)(AX*1), K1, Z1
-	VMULPS       constants_avx512<>+2624(SB), Z0, Z2
-	VMAXPS       constants_avx512<>+2496(SB), Z2, Z2
-	VMINPS       constants_avx512<>+640(SB), Z2, Z2
-	VMOVUPS      constants_avx512<>+2560(SB), Z3
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done16
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMOVUPS.Z (DI)(AX*1), K1, Z1
+	VMULPS constants_avx512<>+2624(SB), Z0, Z2
+	VMAXPS constants_avx512<>+2496(SB), Z2, Z2
+	VMINPS constants_avx512<>+640(SB), Z2, Z2
+	VMOVUPS constants_avx512<>+2560(SB), Z3
 	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
-	VMULPS       constants_avx512<>+896(SB), Z0, Z4
-	VMAXPS       Z0, Z4, Z4
-	VMOVUPS      constants_avx512<>+960(SB), Z5
-	VMINPS       Z4, Z5, Z4
-	VMULPS       Z4, Z4, Z7
-	VMOVAPS      Z7, Z5
-	VFMSUB231PS  Z4, Z4, Z5
-	VMULPS       constants_avx512<>+1024(SB), Z7, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
-	VMULPS       constants_avx512<>+1088(SB), Z7, Z7
+	VMULPS constants_avx512<>+896(SB), Z0, Z4
+	VMAXPS Z0, Z4, Z4
+	VMOVUPS constants_avx512<>+960(SB), Z5
+	VMINPS Z4, Z5, Z4
+	VMULPS Z4, Z4, Z7
+	VMOVAPS Z7, Z5
+	VFMSUB231PS Z4, Z4, Z5
+	VMULPS constants_avx512<>+1024(SB), Z7, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
+	VMULPS constants_avx512<>+1088(SB), Z7, Z7
 	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
 	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
-	VMOVUPS      constants_avx512<>+1344(SB), Z5
-	VFMADD213PS  constants_avx512<>+1408(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1472(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1536(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+1600(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
-	VFMADD213PS  constants_avx512<>+640(SB), Z7, Z5
-	VADDPS       constants_avx512<>+1664(SB), Z6, Z6
-	VSCALEFPS    Z6, Z5, Z5
-	VADDPS       constants_avx512<>+1728(SB), Z4, Z8
-	VMOVUPS      constants_avx512<>+640(SB), Z7
-	VDIVPS       Z8, Z7, Z7
-	VMOVUPS      constants_avx512<>+640(SB), Z8
+	VMOVUPS constants_avx512<>+1344(SB), Z5
+	VFMADD213PS constants_avx512<>+1408(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1472(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1536(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+1600(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
+	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
+	VADDPS constants_avx512<>+1664(SB), Z6, Z6
+	VSCALEFPS Z6, Z5, Z5
+	VADDPS constants_avx512<>+1728(SB), Z4, Z8
+	VMOVUPS constants_avx512<>+640(SB), Z7
+	VDIVPS Z8, Z7, Z7
+	VMOVUPS constants_avx512<>+640(SB), Z8
 	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
-	VMOVUPS      constants_avx512<>+1856(SB), Z6
-	VFMADD213PS  constants_avx512<>+1920(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+1984(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2048(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2112(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2176(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2240(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2304(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2368(SB), Z8, Z6
-	VFMADD213PS  constants_avx512<>+2432(SB), Z8, Z6
-	VMULPS       Z7, Z6, Z6
-	VMOVUPS      constants_avx512<>+2496(SB), Z7
-	VMAXPS       Z0, Z7, Z0
-	VMULPS       Z6, Z4, Z7
-	VMULPS       Z5, Z7, Z7
+	VMOVUPS constants_avx512<>+1856(SB), Z6
+	VFMADD213PS constants_avx512<>+1920(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+1984(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2048(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2112(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2176(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2240(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2304(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2368(SB), Z8, Z6
+	VFMADD213PS constants_avx512<>+2432(SB), Z8, Z6
+	VMULPS Z7, Z6, Z6
+	VMOVUPS constants_avx512<>+2496(SB), Z7
+	VMAXPS Z0, Z7, Z0
+	VMULPS Z6, Z4, Z7
+	VMULPS Z5, Z7, Z7
 	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
 	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
-	VMULPS       Z5, Z6, Z6
-	VFMADD231PS  Z3, Z6, Z2
-	VMOVUPS      Z0, K1, (DX)(AX*1)
-	VMULPS       Z2, Z1, Z1
-	VMOVUPS      Z1, K1, (BX)(AX*1)
+	VMULPS Z5, Z6, Z6
+	VFMADD231PS Z3, Z6, Z2
+	VMOVUPS Z0, K1, (DX)(AX*1)
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (BX)(AX*1)
 
 done16:
 	VZEROUPPER
@@ -598,111 +598,111 @@ TEXT ·vec_f32_swiglu_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end18
+	JL end18
 
 main17:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS (SI)(AX*1), Z1
+	VMULPS constants_avx512<>+2816(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z0, Z1, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z0
-	VMOVUPS     64(SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z0
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z0
+	VMOVUPS 64(SI)(AX*1), Z1
+	VMULPS constants_avx512<>+2816(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z0, Z1, Z1
-	VMOVUPS     Z1, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main17
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z0
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main17
 
 end18:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end20
+	JL end20
 
 main19:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS (SI)(AX*1), Z1
+	VMULPS constants_avx512<>+2816(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z0, Z1, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main19
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z0
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main19
 
 end20:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done21
-	MOVQ        $0x00000001, DI
-	SHLQ        CL, DI
-	DECQ        DI
-	KMOVW       DI, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z0
-	VMOVUPS.Z   (SI)(AX*1), K1, Z1
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done21
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z0
+	VMOVUPS.Z (SI)(AX*1), K1, Z1
+	VMULPS constants_avx512<>+2816(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z0
-	VMULPS      Z0, Z1, Z1
-	VMOVUPS     Z1, K1, (DX)(AX*1)
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z0
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done21:
 	VZEROUPPER
@@ -721,83 +721,83 @@ TEXT ·vec_f32_swiglubackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end23
+	JL end23
 
 main22:
-	VMOVUPS     (DI)(AX*1), Z0
-	VMOVUPS     (R8)(AX*1), Z1
-	VMOVUPS     (R9)(AX*1), Z2
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VMOVUPS (DI)(AX*1), Z0
+	VMOVUPS (R8)(AX*1), Z1
+	VMOVUPS (R9)(AX*1), Z2
+	VMULPS constants_avx512<>+2816(SB), Z0, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VSUBPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z5
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z4
-	VDIVPS      Z3, Z4, Z4
-	VMULPS      Z0, Z4, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
+	VSCALEFPS Z4, Z5, Z5
+	VMOVAPS Z5, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z3, Z4, Z4
+	VMULPS Z0, Z4, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
-	VMULPS      Z0, Z1, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	VMULPS      Z0, Z2, Z3
-	VMOVUPS     Z3, (SI)(AX*1)
-	VMULPS      Z1, Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMOVUPS     Z4, (BX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main22
+	VMULPS Z0, Z1, Z3
+	VMOVUPS Z3, (DX)(AX*1)
+	VMULPS Z0, Z2, Z3
+	VMOVUPS Z3, (SI)(AX*1)
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VMOVUPS Z4, (BX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main22
 
 end23:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done24
-	MOVQ        $0x00000001, R10
-	SHLQ        CL, R10
-	DECQ        R10
-	KMOVW       R10, K1
-	VMOVUPS.Z   (DI)(AX*1), K1, Z0
-	VMOVUPS.Z   (R8)(AX*1), K1, Z1
-	VMOVUPS.Z   (R9)(AX*1), K1, Z2
-	VMULPS      constants_avx512<>+2816(SB), Z0, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done24
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMOVUPS.Z (R8)(AX*1), K1, Z1
+	VMOVUPS.Z (R9)(AX*1), K1, Z2
+	VMULPS constants_avx512<>+2816(SB), Z0, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VSUBPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z5
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z4
-	VDIVPS      Z3, Z4, Z4
-	VMULPS      Z0, Z4, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
+	VSCALEFPS Z4, Z5, Z5
+	VMOVAPS Z5, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z3, Z4, Z4
+	VMULPS Z0, Z4, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
-	VMULPS      Z0, Z1, Z3
-	VMOVUPS     Z3, K1, (DX)(AX*1)
-	VMULPS      Z0, Z2, Z3
-	VMOVUPS     Z3, K1, (SI)(AX*1)
-	VMULPS      Z1, Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMOVUPS     Z4, K1, (BX)(AX*1)
+	VMULPS Z0, Z1, Z3
+	VMOVUPS Z3, K1, (DX)(AX*1)
+	VMULPS Z0, Z2, Z3
+	VMOVUPS Z3, K1, (SI)(AX*1)
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VMOVUPS Z4, K1, (BX)(AX*1)
 
 done24:
 	VZEROUPPER
@@ -806,209 +806,209 @@ done24:
 // func vec_f32_sum_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_sum_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   (AX), BX
-	XORQ   DX, DX
-	MOVQ   48(AX), CX
-	SUBQ   $0x00000040, CX
-	JL     end26
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end26
 
 main25:
 	VMOVUPS (BX)(DX*1), Z4
-	VADDPS  Z4, Z0, Z0
+	VADDPS Z4, Z0, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
-	VADDPS  Z4, Z1, Z1
+	VADDPS Z4, Z1, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
-	VADDPS  Z4, Z2, Z2
+	VADDPS Z4, Z2, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
-	VADDPS  Z4, Z3, Z3
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, CX
-	JGE     main25
+	VADDPS Z4, Z3, Z3
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main25
 
 end26:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end28
+	JL end28
 
 main27:
 	VMOVUPS (BX)(DX*1), Z4
-	VADDPS  Z4, Z0, Z0
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, CX
-	JGE     main27
+	VADDPS Z4, Z0, Z0
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main27
 
 end28:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done29
-	MOVQ      $0x00000001, SI
-	SHLQ      CL, SI
-	DECQ      SI
-	KMOVW     SI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done29
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VADDPS    Z4, Z0, Z0
+	VADDPS Z4, Z0, Z0
 
 done29:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_sumdeviations_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
+	MOVQ a+0(FP), AX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
 	VBROADCASTSS 88(AX), Z4
-	MOVQ         (AX), BX
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000040, CX
-	JL           end31
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end31
 
 main30:
-	VMOVUPS     (BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS (BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
-	VMOVUPS     64(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 64(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z1
-	VMOVUPS     128(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 128(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z2
-	VMOVUPS     192(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 192(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z3
-	ADDQ        $0x00000100, DX
-	SUBQ        $0x00000040, CX
-	JGE         main30
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main30
 
 end31:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end33
+	JL end33
 
 main32:
-	VMOVUPS     (BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS (BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main32
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main32
 
 end33:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done34
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z5
-	VSUBPS      Z4, Z5, Z5
-	VMOVAPS.Z   Z5, K1, Z5
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done34
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z5
+	VSUBPS Z4, Z5, Z5
+	VMOVAPS.Z Z5, K1, Z5
 	VFMADD231PS Z5, Z5, Z0
 
 done34:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normalize_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	MOVQ         24(CX), DI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end36
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	MOVQ 24(CX), DI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end36
 
 main35:
-	VMOVUPS     (BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     (DI)(AX*1), Z3
-	VMOVUPS     (SI)(AX*1), Z4
+	VMOVUPS (BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS (DI)(AX*1), Z3
+	VMOVUPS (SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     64(DI)(AX*1), Z3
-	VMOVUPS     64(SI)(AX*1), Z4
+	VMOVUPS Z3, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS 64(DI)(AX*1), Z3
+	VMOVUPS 64(SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main35
+	VMOVUPS Z3, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main35
 
 end36:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end38
+	JL end38
 
 main37:
-	VMOVUPS     (BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     (DI)(AX*1), Z3
-	VMOVUPS     (SI)(AX*1), Z4
+	VMOVUPS (BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS (DI)(AX*1), Z3
+	VMOVUPS (SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main37
+	VMOVUPS Z3, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main37
 
 end38:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done39
-	MOVQ        $0x00000001, R8
-	SHLQ        CL, R8
-	DECQ        R8
-	KMOVW       R8, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS.Z   (DI)(AX*1), K1, Z0
-	VMOVUPS.Z   (SI)(AX*1), K1, Z1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done39
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMOVUPS.Z (SI)(AX*1), K1, Z1
 	VFMADD231PS Z1, Z2, Z0
-	VMOVUPS     Z0, K1, (DX)(AX*1)
+	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done39:
 	VZEROUPPER
@@ -1017,179 +1017,179 @@ done39:
 // func vec_f32_normsums_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
 	VBROADCASTSS 92(AX), Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	MOVQ         (AX), BX
-	MOVQ         8(AX), SI
-	MOVQ         16(AX), DI
-	MOVQ         24(AX), R8
-	MOVQ         32(AX), R9
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000020, CX
-	JL           end41
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 24(AX), R8
+	MOVQ 32(AX), R9
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end41
 
 main40:
-	VMOVUPS     (BX)(DX*1), Z6
-	VMOVUPS     (SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     (DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z2, Z2
+	VMOVUPS (BX)(DX*1), Z6
+	VMOVUPS (SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS (DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z2, Z2
 	VFMADD231PS Z8, Z7, Z4
-	VMOVUPS     (R8)(DX*1), Z8
+	VMOVUPS (R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, (R8)(DX*1)
-	VMOVUPS     (R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, (R9)(DX*1)
-	VMOVUPS     64(BX)(DX*1), Z6
-	VMOVUPS     64(SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     64(DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z3, Z3
+	VMOVUPS Z8, (R8)(DX*1)
+	VMOVUPS (R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, (R9)(DX*1)
+	VMOVUPS 64(BX)(DX*1), Z6
+	VMOVUPS 64(SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS 64(DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z3, Z3
 	VFMADD231PS Z8, Z7, Z5
-	VMOVUPS     64(R8)(DX*1), Z8
+	VMOVUPS 64(R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, 64(R8)(DX*1)
-	VMOVUPS     64(R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, 64(R9)(DX*1)
-	ADDQ        $0x00000080, DX
-	SUBQ        $0x00000020, CX
-	JGE         main40
+	VMOVUPS Z8, 64(R8)(DX*1)
+	VMOVUPS 64(R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, 64(R9)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main40
 
 end41:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end43
+	JL end43
 
 main42:
-	VMOVUPS     (BX)(DX*1), Z6
-	VMOVUPS     (SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     (DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z2, Z2
+	VMOVUPS (BX)(DX*1), Z6
+	VMOVUPS (SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS (DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z2, Z2
 	VFMADD231PS Z8, Z7, Z4
-	VMOVUPS     (R8)(DX*1), Z8
+	VMOVUPS (R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, (R8)(DX*1)
-	VMOVUPS     (R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, (R9)(DX*1)
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main42
+	VMOVUPS Z8, (R8)(DX*1)
+	VMOVUPS (R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, (R9)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main42
 
 end43:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done44
-	MOVQ        $0x00000001, R10
-	SHLQ        CL, R10
-	DECQ        R10
-	KMOVW       R10, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z6
-	VMOVUPS.Z   (SI)(DX*1), K1, Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS.Z   (DI)(DX*1), K1, Z0
-	VMULPS      Z6, Z0, Z0
-	VADDPS      Z0, Z2, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done44
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z6
+	VMOVUPS.Z (SI)(DX*1), K1, Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS.Z (DI)(DX*1), K1, Z0
+	VMULPS Z6, Z0, Z0
+	VADDPS Z0, Z2, Z2
 	VFMADD231PS Z0, Z7, Z4
-	VMOVUPS.Z   (R8)(DX*1), K1, Z0
+	VMOVUPS.Z (R8)(DX*1), K1, Z0
 	VFMADD231PS Z6, Z7, Z0
-	VMOVUPS     Z0, K1, (R8)(DX*1)
-	VMOVUPS.Z   (R9)(DX*1), K1, Z0
-	VADDPS      Z6, Z0, Z0
-	VMOVUPS     Z0, K1, (R9)(DX*1)
+	VMOVUPS Z0, K1, (R8)(DX*1)
+	VMOVUPS.Z (R9)(DX*1), K1, Z0
+	VADDPS Z6, Z0, Z0
+	VMOVUPS Z0, K1, (R9)(DX*1)
 
 done44:
-	VADDPS        Z3, Z2, Z2
+	VADDPS Z3, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y0
-	VADDPS        Y0, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X0
-	VADDPS        X0, X2, X2
-	VMOVHLPS      X2, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSHDUP     X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 128(AX)
-	VADDPS        Z5, Z4, Z4
+	VADDPS Y0, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS X0, X2, X2
+	VMOVHLPS X2, X2, X0
+	VADDPS X0, X2, X2
+	VMOVSHDUP X2, X0
+	VADDPS X0, X2, X2
+	VMOVSS X2, 128(AX)
+	VADDPS Z5, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y4
-	VEXTRACTF128  $0x01, Y4, X0
-	VADDPS        X0, X4, X4
-	VMOVHLPS      X4, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSHDUP     X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, 132(AX)
+	VADDPS Y0, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X0
+	VADDPS X0, X4, X4
+	VMOVHLPS X4, X4, X0
+	VADDPS X0, X4, X4
+	VMOVSHDUP X4, X0
+	VADDPS X0, X4, X4
+	VMOVSS X4, 132(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normapply_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normapply_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
 	VBROADCASTSS 96(CX), Z2
 	VBROADCASTSS 100(CX), Z3
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	MOVQ         24(CX), DI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000010, CX
-	JL           end46
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	MOVQ 24(CX), DI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000010, CX
+	JL end46
 
 main45:
-	VMOVUPS      (BX)(AX*1), Z4
-	VMOVUPS      (SI)(AX*1), Z5
-	VSUBPS       Z0, Z5, Z5
-	VMULPS       Z1, Z5, Z5
-	VMOVUPS      (DI)(AX*1), Z6
-	VMULPS       Z4, Z6, Z6
-	VSUBPS       Z2, Z6, Z6
+	VMOVUPS (BX)(AX*1), Z4
+	VMOVUPS (SI)(AX*1), Z5
+	VSUBPS Z0, Z5, Z5
+	VMULPS Z1, Z5, Z5
+	VMOVUPS (DI)(AX*1), Z6
+	VMULPS Z4, Z6, Z6
+	VSUBPS Z2, Z6, Z6
 	VFNMADD231PS Z3, Z5, Z6
-	VMOVUPS      (DX)(AX*1), Z4
-	VFMADD231PS  Z1, Z6, Z4
-	VMOVUPS      Z4, (DX)(AX*1)
-	ADDQ         $0x00000040, AX
-	SUBQ         $0x00000010, CX
-	JGE          main45
+	VMOVUPS (DX)(AX*1), Z4
+	VFMADD231PS Z1, Z6, Z4
+	VMOVUPS Z4, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main45
 
 end46:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done47
-	MOVQ         $0x00000001, R8
-	SHLQ         CL, R8
-	DECQ         R8
-	KMOVW        R8, K1
-	VMOVUPS.Z    (BX)(AX*1), K1, Z4
-	VMOVUPS.Z    (SI)(AX*1), K1, Z5
-	VSUBPS       Z0, Z5, Z5
-	VMULPS       Z1, Z5, Z5
-	VMOVUPS.Z    (DI)(AX*1), K1, Z0
-	VMULPS       Z4, Z0, Z0
-	VSUBPS       Z2, Z0, Z0
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done47
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z4
+	VMOVUPS.Z (SI)(AX*1), K1, Z5
+	VSUBPS Z0, Z5, Z5
+	VMULPS Z1, Z5, Z5
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMULPS Z4, Z0, Z0
+	VSUBPS Z2, Z0, Z0
 	VFNMADD231PS Z3, Z5, Z0
-	VMOVUPS.Z    (DX)(AX*1), K1, Z2
-	VFMADD231PS  Z1, Z0, Z2
-	VMOVUPS      Z2, K1, (DX)(AX*1)
+	VMOVUPS.Z (DX)(AX*1), K1, Z2
+	VFMADD231PS Z1, Z0, Z2
+	VMOVUPS Z2, K1, (DX)(AX*1)
 
 done47:
 	VZEROUPPER
@@ -1198,284 +1198,284 @@ done47:
 // func vec_f32_max_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VMOVUPS constants_avx512<>+2880(SB), Z0
 	VMOVUPS constants_avx512<>+2880(SB), Z1
 	VMOVUPS constants_avx512<>+2880(SB), Z2
 	VMOVUPS constants_avx512<>+2880(SB), Z3
-	MOVQ    (AX), BX
-	XORQ    DX, DX
-	MOVQ    48(AX), CX
-	SUBQ    $0x00000040, CX
-	JL      end49
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end49
 
 main48:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z0, Z4, Z0
+	VMAXPS Z0, Z4, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
-	VMAXPS  Z1, Z4, Z1
+	VMAXPS Z1, Z4, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
-	VMAXPS  Z2, Z4, Z2
+	VMAXPS Z2, Z4, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
-	VMAXPS  Z3, Z4, Z3
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, CX
-	JGE     main48
+	VMAXPS Z3, Z4, Z3
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main48
 
 end49:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end51
+	JL end51
 
 main50:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z0, Z4, Z0
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, CX
-	JGE     main50
+	VMAXPS Z0, Z4, Z0
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main50
 
 end51:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done52
-	MOVQ      $0x00000001, SI
-	SHLQ      CL, SI
-	DECQ      SI
-	KMOVW     SI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done52
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VMOVUPS   constants_avx512<>+2880(SB), Z5
-	VMOVAPS   Z4, K1, Z5
-	VMOVAPS   Z5, Z4
-	VMAXPS    Z0, Z4, Z0
+	VMOVUPS constants_avx512<>+2880(SB), Z5
+	VMOVAPS Z4, K1, Z5
+	VMOVAPS Z5, Z4
+	VMAXPS Z0, Z4, Z0
 
 done52:
-	VMAXPS        Z1, Z0, Z0
-	VMAXPS        Z2, Z0, Z0
-	VMAXPS        Z3, Z0, Z0
+	VMAXPS Z1, Z0, Z0
+	VMAXPS Z2, Z0, Z0
+	VMAXPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VMAXPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VMAXPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VMAXPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VMAXPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VMAXPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_expsum_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
 	VBROADCASTSS 92(AX), Z1
 	VBROADCASTSS 96(AX), Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	MOVQ         (AX), BX
-	MOVQ         8(AX), SI
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000020, CX
-	JL           end54
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end54
 
 main53:
-	VMOVUPS      (SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+2944(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+3008(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS (SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+2944(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+3008(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+3072(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, (BX)(DX*1)
-	VADDPS       Z5, Z3, Z3
-	VMOVUPS      64(SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+2944(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+3008(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, (BX)(DX*1)
+	VADDPS Z5, Z3, Z3
+	VMOVUPS 64(SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+2944(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+3008(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+3072(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, 64(BX)(DX*1)
-	VADDPS       Z5, Z4, Z4
-	ADDQ         $0x00000080, DX
-	SUBQ         $0x00000020, CX
-	JGE          main53
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, 64(BX)(DX*1)
+	VADDPS Z5, Z4, Z4
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main53
 
 end54:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end56
+	JL end56
 
 main55:
-	VMOVUPS      (SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+2944(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+3008(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+3072(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS (SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+2944(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+3008(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+3072(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, (BX)(DX*1)
-	VADDPS       Z5, Z3, Z3
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, CX
-	JGE          main55
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, (BX)(DX*1)
+	VADDPS Z5, Z3, Z3
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main55
 
 end56:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done57
-	MOVQ         $0x00000001, DI
-	SHLQ         CL, DI
-	DECQ         DI
-	KMOVW        DI, K1
-	VMOVUPS.Z    (SI)(DX*1), K1, Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+2944(SB), Z2
-	VMINPS       Z5, Z2, Z2
-	VMOVUPS      constants_avx512<>+3008(SB), Z1
-	VMAXPS       Z2, Z1, Z2
-	VMULPS       constants_avx512<>+3072(SB), Z2, Z0
-	VRNDSCALEPS  $0x08, Z0, Z0
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done57
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+2944(SB), Z2
+	VMINPS Z5, Z2, Z2
+	VMOVUPS constants_avx512<>+3008(SB), Z1
+	VMAXPS Z2, Z1, Z2
+	VMULPS constants_avx512<>+3072(SB), Z2, Z0
+	VRNDSCALEPS $0x08, Z0, Z0
 	VFNMADD231PS constants_avx512<>+1152(SB), Z0, Z2
 	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z2
-	VMOVUPS      constants_avx512<>+1344(SB), Z1
-	VFMADD213PS  constants_avx512<>+1408(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1472(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1536(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1600(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
-	VSCALEFPS    Z0, Z1, Z1
-	VCMPPS       $0x05, constants_avx512<>+3008(SB), Z5, K2
-	VMOVAPS.Z    Z1, K2, Z1
-	VMOVAPS      Z1, Z5
-	VMOVUPS      Z5, K1, (BX)(DX*1)
-	VMOVAPS.Z    Z5, K1, Z5
-	VADDPS       Z5, Z3, Z3
+	VMOVUPS constants_avx512<>+1344(SB), Z1
+	VFMADD213PS constants_avx512<>+1408(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1472(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1536(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1600(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
+	VSCALEFPS Z0, Z1, Z1
+	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K2
+	VMOVAPS.Z Z1, K2, Z1
+	VMOVAPS Z1, Z5
+	VMOVUPS Z5, K1, (BX)(DX*1)
+	VMOVAPS.Z Z5, K1, Z5
+	VADDPS Z5, Z3, Z3
 
 done57:
-	VADDPS        Z4, Z3, Z3
+	VADDPS Z4, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y0
-	VADDPS        Y0, Y3, Y3
-	VEXTRACTF128  $0x01, Y3, X0
-	VADDPS        X0, X3, X3
-	VMOVHLPS      X3, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSHDUP     X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, 128(AX)
+	VADDPS Y0, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS X0, X3, X3
+	VMOVHLPS X3, X3, X0
+	VADDPS X0, X3, X3
+	VMOVSHDUP X3, X0
+	VADDPS X0, X3, X3
+	VMOVSS X3, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_softmaxbackward_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end59
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end59
 
 main58:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, (DX)(AX*1)
 	VMOVUPS 64(BX)(AX*1), Z2
 	VMOVUPS 64(SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, 64(DX)(AX*1)
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x00000020, CX
-	JGE     main58
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main58
 
 end59:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end61
+	JL end61
 
 main60:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, (DX)(AX*1)
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main60
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main60
 
 end61:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done62
-	MOVQ      $0x00000001, DI
-	SHLQ      CL, DI
-	DECQ      DI
-	KMOVW     DI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done62
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
 	VMOVUPS.Z (BX)(AX*1), K1, Z2
 	VMOVUPS.Z (SI)(AX*1), K1, Z3
-	VSUBPS    Z0, Z3, Z3
-	VMULPS    Z2, Z3, Z3
-	VMULPS    Z1, Z3, Z3
-	VMOVUPS   Z3, K1, (DX)(AX*1)
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
+	VMOVUPS Z3, K1, (DX)(AX*1)
 
 done62:
 	VZEROUPPER
@@ -1484,122 +1484,122 @@ done62:
 // func vec_f32_dot_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_dot_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   (AX), BX
-	MOVQ   8(AX), SI
-	XORQ   DX, DX
-	MOVQ   48(AX), CX
-	SUBQ   $0x00000040, CX
-	JL     end64
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end64
 
 main63:
-	VMOVUPS     (BX)(DX*1), Z4
-	VMOVUPS     (SI)(DX*1), Z5
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
-	VMOVUPS     64(BX)(DX*1), Z4
-	VMOVUPS     64(SI)(DX*1), Z5
+	VMOVUPS 64(BX)(DX*1), Z4
+	VMOVUPS 64(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z1
-	VMOVUPS     128(BX)(DX*1), Z4
-	VMOVUPS     128(SI)(DX*1), Z5
+	VMOVUPS 128(BX)(DX*1), Z4
+	VMOVUPS 128(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z2
-	VMOVUPS     192(BX)(DX*1), Z4
-	VMOVUPS     192(SI)(DX*1), Z5
+	VMOVUPS 192(BX)(DX*1), Z4
+	VMOVUPS 192(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z3
-	ADDQ        $0x00000100, DX
-	SUBQ        $0x00000040, CX
-	JGE         main63
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main63
 
 end64:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end66
+	JL end66
 
 main65:
-	VMOVUPS     (BX)(DX*1), Z4
-	VMOVUPS     (SI)(DX*1), Z5
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main65
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main65
 
 end66:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done67
-	MOVQ        $0x00000001, DI
-	SHLQ        CL, DI
-	DECQ        DI
-	KMOVW       DI, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z4
-	VMOVUPS.Z   (SI)(DX*1), K1, Z5
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done67
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z4
+	VMOVUPS.Z (SI)(DX*1), K1, Z5
 	VFMADD231PS Z4, Z5, Z0
 
 done67:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_scale_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
-	MOVQ         (CX), DX
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end69
+	MOVQ (CX), DX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end69
 
 main68:
 	VMOVUPS (DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
 	VMOVUPS 64(DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, 64(DX)(AX*1)
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x00000020, CX
-	JGE     main68
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main68
 
 end69:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end71
+	JL end71
 
 main70:
 	VMOVUPS (DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main70
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main70
 
 end71:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done72
-	MOVQ      $0x00000001, BX
-	SHLQ      CL, BX
-	DECQ      BX
-	KMOVW     BX, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done72
+	MOVQ $0x00000001, BX
+	SHLQ CL, BX
+	DECQ BX
+	KMOVW BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z1
-	VMULPS    Z0, Z1, Z1
-	VMOVUPS   Z1, K1, (DX)(AX*1)
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done72:
 	VZEROUPPER
@@ -1608,54 +1608,54 @@ done72:
 // func vec_f32_axpy_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end74
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end74
 
 main73:
-	VMOVUPS     (DX)(AX*1), Z1
-	VMOVUPS     (BX)(AX*1), Z2
+	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	VMOVUPS     64(DX)(AX*1), Z1
-	VMOVUPS     64(BX)(AX*1), Z2
+	VMOVUPS Z1, (DX)(AX*1)
+	VMOVUPS 64(DX)(AX*1), Z1
+	VMOVUPS 64(BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main73
+	VMOVUPS Z1, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main73
 
 end74:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end76
+	JL end76
 
 main75:
-	VMOVUPS     (DX)(AX*1), Z1
-	VMOVUPS     (BX)(AX*1), Z2
+	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main75
+	VMOVUPS Z1, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main75
 
 end76:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done77
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (DX)(AX*1), K1, Z1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done77
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (DX)(AX*1), K1, Z1
+	VMOVUPS.Z (BX)(AX*1), K1, Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, K1, (DX)(AX*1)
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done77:
 	VZEROUPPER
@@ -1671,43 +1671,43 @@ TEXT ·vec_f32_colsum_avx512(SB), NOSPLIT, $0-8
 	XORQ BX, BX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end79
+	JL end79
 
 main78:
 	VMOVUPS (SI)(BX*1), Z0
-	MOVQ    DI, R8
-	MOVQ    56(AX), R9
+	MOVQ DI, R8
+	MOVQ 56(AX), R9
 
 row80:
 	VMOVUPS (R8)(BX*1), Z1
-	VADDPS  Z1, Z0, Z0
-	ADDQ    DX, R8
-	DECQ    R9
-	JNZ     row80
+	VADDPS Z1, Z0, Z0
+	ADDQ DX, R8
+	DECQ R9
+	JNZ row80
 	VMOVUPS Z0, (SI)(BX*1)
-	ADDQ    $0x00000040, BX
-	SUBQ    $0x00000010, CX
-	JGE     main78
+	ADDQ $0x00000040, BX
+	SUBQ $0x00000010, CX
+	JGE main78
 
 end79:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done81
-	MOVQ      $0x00000001, R8
-	SHLQ      CL, R8
-	DECQ      R8
-	KMOVW     R8, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done81
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
 	VMOVUPS.Z (SI)(BX*1), K1, Z0
-	MOVQ      DI, CX
-	MOVQ      56(AX), AX
+	MOVQ DI, CX
+	MOVQ 56(AX), AX
 
 row82:
 	VMOVUPS.Z (CX)(BX*1), K1, Z1
-	VADDPS    Z1, Z0, Z0
-	ADDQ      DX, CX
-	DECQ      AX
-	JNZ       row82
-	VMOVUPS   Z0, K1, (SI)(BX*1)
+	VADDPS Z1, Z0, Z0
+	ADDQ DX, CX
+	DECQ AX
+	JNZ row82
+	VMOVUPS Z0, K1, (SI)(BX*1)
 
 done81:
 	VZEROUPPER
@@ -1716,62 +1716,62 @@ done81:
 // func vec_f32_rotate_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_rotate_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
-	MOVQ         64(AX), DX
-	MOVQ         56(AX), BX
-	MOVQ         (AX), DI
-	MOVQ         8(AX), R8
-	MOVQ         16(AX), R9
-	MOVQ         24(AX), R10
+	MOVQ 64(AX), DX
+	MOVQ 56(AX), BX
+	MOVQ (AX), DI
+	MOVQ 8(AX), R8
+	MOVQ 16(AX), R9
+	MOVQ 24(AX), R10
 
 row83:
 	XORQ SI, SI
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end85
+	JL end85
 
 main84:
-	VMOVUPS     (DI)(SI*1), Z1
-	VMOVUPS     (R8)(SI*1), Z2
-	VMOVUPS     (R9)(SI*1), Z3
-	VMOVUPS     (R10)(SI*1), Z4
-	VMULPS      Z0, Z4, Z4
-	VMULPS      Z2, Z4, Z5
-	VMULPS      Z1, Z4, Z4
+	VMOVUPS (DI)(SI*1), Z1
+	VMOVUPS (R8)(SI*1), Z2
+	VMOVUPS (R9)(SI*1), Z3
+	VMOVUPS (R10)(SI*1), Z4
+	VMULPS Z0, Z4, Z4
+	VMULPS Z2, Z4, Z5
+	VMULPS Z1, Z4, Z4
 	VFMSUB231PS Z1, Z3, Z5
 	VFMADD231PS Z2, Z3, Z4
-	VMOVUPS     Z5, (DI)(SI*1)
-	VMOVUPS     Z4, (R8)(SI*1)
-	ADDQ        $0x00000040, SI
-	SUBQ        $0x00000010, CX
-	JGE         main84
+	VMOVUPS Z5, (DI)(SI*1)
+	VMOVUPS Z4, (R8)(SI*1)
+	ADDQ $0x00000040, SI
+	SUBQ $0x00000010, CX
+	JGE main84
 
 end85:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done86
-	MOVQ        $0x00000001, R11
-	SHLQ        CL, R11
-	DECQ        R11
-	KMOVW       R11, K1
-	VMOVUPS.Z   (DI)(SI*1), K1, Z1
-	VMOVUPS.Z   (R8)(SI*1), K1, Z2
-	VMOVUPS.Z   (R9)(SI*1), K1, Z3
-	VMOVUPS.Z   (R10)(SI*1), K1, Z4
-	VMULPS      Z0, Z4, Z4
-	VMULPS      Z2, Z4, Z5
-	VMULPS      Z1, Z4, Z4
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done86
+	MOVQ $0x00000001, R11
+	SHLQ CL, R11
+	DECQ R11
+	KMOVW R11, K1
+	VMOVUPS.Z (DI)(SI*1), K1, Z1
+	VMOVUPS.Z (R8)(SI*1), K1, Z2
+	VMOVUPS.Z (R9)(SI*1), K1, Z3
+	VMOVUPS.Z (R10)(SI*1), K1, Z4
+	VMULPS Z0, Z4, Z4
+	VMULPS Z2, Z4, Z5
+	VMULPS Z1, Z4, Z4
 	VFMSUB231PS Z1, Z3, Z5
 	VFMADD231PS Z2, Z3, Z4
-	VMOVUPS     Z5, K1, (DI)(SI*1)
-	VMOVUPS     Z4, K1, (R8)(SI*1)
+	VMOVUPS Z5, K1, (DI)(SI*1)
+	VMOVUPS Z4, K1, (R8)(SI*1)
 
 done86:
 	ADDQ DX, DI
 	ADDQ DX, R8
 	DECQ BX
-	JNZ  row83
+	JNZ row83
 	VZEROUPPER
 	RET
 
@@ -1786,79 +1786,79 @@ TEXT ·vec_f32_adamw_avx512(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end88
+	JL end88
 
 main87:
-	VMOVUPS      (SI)(DX*1), Z0
-	VMOVUPS      (DI)(DX*1), Z1
-	VMOVUPS      (R8)(DX*1), Z2
+	VMOVUPS (SI)(DX*1), Z0
+	VMOVUPS (DI)(DX*1), Z1
+	VMOVUPS (R8)(DX*1), Z2
 	VBROADCASTSS 108(AX), Z3
-	VMULPS       Z3, Z0, Z0
+	VMULPS Z3, Z0, Z0
 	VBROADCASTSS 92(AX), Z3
-	VMULPS       Z3, Z1, Z1
+	VMULPS Z3, Z1, Z1
 	VBROADCASTSS 96(AX), Z3
-	VFMADD231PS  Z3, Z0, Z1
-	VMOVUPS      Z1, (DI)(DX*1)
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS Z1, (DI)(DX*1)
 	VBROADCASTSS 100(AX), Z3
-	VMULPS       Z3, Z2, Z2
-	VMULPS       Z0, Z0, Z0
+	VMULPS Z3, Z2, Z2
+	VMULPS Z0, Z0, Z0
 	VBROADCASTSS 104(AX), Z3
-	VFMADD231PS  Z3, Z0, Z2
-	VMOVUPS      Z2, (R8)(DX*1)
+	VFMADD231PS Z3, Z0, Z2
+	VMOVUPS Z2, (R8)(DX*1)
 	VBROADCASTSS 116(AX), Z0
-	VMULPS       Z0, Z2, Z2
-	VSQRTPS      Z2, Z2
+	VMULPS Z0, Z2, Z2
+	VSQRTPS Z2, Z2
 	VBROADCASTSS 120(AX), Z0
-	VADDPS       Z0, Z2, Z2
+	VADDPS Z0, Z2, Z2
 	VBROADCASTSS 112(AX), Z0
-	VMULPS       Z0, Z1, Z1
-	VDIVPS       Z2, Z1, Z1
-	VMOVUPS      (BX)(DX*1), Z0
+	VMULPS Z0, Z1, Z1
+	VDIVPS Z2, Z1, Z1
+	VMOVUPS (BX)(DX*1), Z0
 	VBROADCASTSS 88(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, (BX)(DX*1)
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, CX
-	JGE          main87
+	VMULPS Z2, Z0, Z0
+	VSUBPS Z1, Z0, Z0
+	VMOVUPS Z0, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main87
 
 end88:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done89
-	MOVQ         $0x00000001, R9
-	SHLQ         CL, R9
-	DECQ         R9
-	KMOVW        R9, K1
-	VMOVUPS.Z    (SI)(DX*1), K1, Z0
-	VMOVUPS.Z    (DI)(DX*1), K1, Z1
-	VMOVUPS.Z    (R8)(DX*1), K1, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done89
+	MOVQ $0x00000001, R9
+	SHLQ CL, R9
+	DECQ R9
+	KMOVW R9, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VMOVUPS.Z (DI)(DX*1), K1, Z1
+	VMOVUPS.Z (R8)(DX*1), K1, Z2
 	VBROADCASTSS 108(AX), Z3
-	VMULPS       Z3, Z0, Z0
+	VMULPS Z3, Z0, Z0
 	VBROADCASTSS 92(AX), Z3
-	VMULPS       Z3, Z1, Z1
+	VMULPS Z3, Z1, Z1
 	VBROADCASTSS 96(AX), Z3
-	VFMADD231PS  Z3, Z0, Z1
-	VMOVUPS      Z1, K1, (DI)(DX*1)
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS Z1, K1, (DI)(DX*1)
 	VBROADCASTSS 100(AX), Z3
-	VMULPS       Z3, Z2, Z2
-	VMULPS       Z0, Z0, Z0
+	VMULPS Z3, Z2, Z2
+	VMULPS Z0, Z0, Z0
 	VBROADCASTSS 104(AX), Z3
-	VFMADD231PS  Z3, Z0, Z2
-	VMOVUPS      Z2, K1, (R8)(DX*1)
+	VFMADD231PS Z3, Z0, Z2
+	VMOVUPS Z2, K1, (R8)(DX*1)
 	VBROADCASTSS 116(AX), Z0
-	VMULPS       Z0, Z2, Z2
-	VSQRTPS      Z2, Z2
+	VMULPS Z0, Z2, Z2
+	VSQRTPS Z2, Z2
 	VBROADCASTSS 120(AX), Z0
-	VADDPS       Z0, Z2, Z2
+	VADDPS Z0, Z2, Z2
 	VBROADCASTSS 112(AX), Z0
-	VMULPS       Z0, Z1, Z1
-	VDIVPS       Z2, Z1, Z1
-	VMOVUPS.Z    (BX)(DX*1), K1, Z0
+	VMULPS Z0, Z1, Z1
+	VDIVPS Z2, Z1, Z1
+	VMOVUPS.Z (BX)(DX*1), K1, Z0
 	VBROADCASTSS 88(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, K1, (BX)(DX*1)
+	VMULPS Z2, Z0, Z0
+	VSUBPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (BX)(DX*1)
 
 done89:
 	VZEROUPPER
@@ -1878,26 +1878,26 @@ row90:
 	MOVQ 48(AX), R8
 
 group91:
-	MOVQ    24(AX), R9
-	MOVQ    72(AX), R10
-	SHRQ    $0x02, R10
+	MOVQ 24(AX), R9
+	MOVQ 72(AX), R10
+	SHRQ $0x02, R10
 	VMOVUPS (DX), Z0
 
 vector92:
 	VMOVUPS (R9), Z1
-	KMOVW   64(R9), K1
+	KMOVW 64(R9), K1
 	VPERMPS Z0, Z1, Z1
 	VMOVUPS Z1, K1, (CX)(DI*1)
-	ADDQ    $0x00000044, R9
-	ADDQ    $0x00000040, DI
-	DECQ    R10
-	JNZ     vector92
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, R8
-	JNZ     group91
-	ADDQ    SI, CX
-	DECQ    BX
-	JNZ     row90
+	ADDQ $0x00000044, R9
+	ADDQ $0x00000040, DI
+	DECQ R10
+	JNZ vector92
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, R8
+	JNZ group91
+	ADDQ SI, CX
+	DECQ BX
+	JNZ row90
 	VZEROUPPER
 	RET
 
@@ -1916,39 +1916,39 @@ row93:
 	MOVQ 48(AX), R9
 
 group94:
-	MOVQ    24(AX), R10
-	MOVQ    72(AX), R11
-	SHRQ    $0x02, R11
+	MOVQ 24(AX), R10
+	MOVQ 72(AX), R11
+	SHRQ $0x02, R11
 	VMOVUPS (DX), Z0
 
 vector95:
-	VMOVUPS   (R10), Z1
-	KMOVW     64(R10), K1
-	VPERMPS   Z0, Z1, Z1
+	VMOVUPS (R10), Z1
+	KMOVW 64(R10), K1
+	VPERMPS Z0, Z1, Z1
 	VMOVUPS.Z (BX)(R8*1), K1, Z2
-	VADDPS    Z2, Z1, Z1
-	VMOVUPS   Z1, K1, (CX)(R8*1)
-	ADDQ      $0x00000044, R10
-	ADDQ      $0x00000040, R8
-	DECQ      R11
-	JNZ       vector95
-	ADDQ      $0x00000040, DX
-	SUBQ      $0x00000010, R9
-	JNZ       group94
-	ADDQ      DI, CX
-	ADDQ      DI, BX
-	DECQ      SI
-	JNZ       row93
+	VADDPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (CX)(R8*1)
+	ADDQ $0x00000044, R10
+	ADDQ $0x00000040, R8
+	DECQ R11
+	JNZ vector95
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, R9
+	JNZ group94
+	ADDQ DI, CX
+	ADDQ DI, BX
+	DECQ SI
+	JNZ row93
 	VZEROUPPER
 	RET
 
 // func vec_f32_packpanels_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·vec_f32_packpanels_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000080, BX, SI
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1961,28 +1961,28 @@ row96:
 group97:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
-	VMOVUPS    (R9), Z0
-	VMOVUPS    Z0, (R10)
-	VMOVUPS    64(R9), Z0
-	VMOVUPS    Z0, 64(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group97
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000080, DX
-	DECQ       BX
-	JNZ        row96
+	VMOVUPS (R9), Z0
+	VMOVUPS Z0, (R10)
+	VMOVUPS 64(R9), Z0
+	VMOVUPS Z0, 64(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group97
+	ADDQ 64(AX), CX
+	ADDQ $0x00000080, DX
+	DECQ BX
+	JNZ row96
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstrips_avx512(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstrips_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000030, BX, SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1994,28 +1994,28 @@ row98:
 
 group99:
 	PREFETCHT1 (R9)(R8*1)
-	VMOVUPS    (R9), Y0
-	VMOVUPS    Y0, (R10)
-	VMOVUPS    32(R9), X0
-	VMOVUPS    X0, 32(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group99
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000030, DX
-	DECQ       BX
-	JNZ        row98
+	VMOVUPS (R9), Y0
+	VMOVUPS Y0, (R10)
+	VMOVUPS 32(R9), X0
+	VMOVUPS X0, 32(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group99
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row98
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstripsstep_avx512(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstripsstep_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000030, BX, SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -2027,35 +2027,35 @@ row100:
 
 group101:
 	PREFETCHT1 (R9)(R8*1)
-	MOVQ       72(AX), R12
-	LEAQ       (R12)(R12*2), R13
-	MOVQ       R9, R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, (R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, 16(R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, 32(R10)
-	LEAQ       (R14)(R12*4), R14
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group101
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000030, DX
-	DECQ       BX
-	JNZ        row100
+	MOVQ 72(AX), R12
+	LEAQ (R12)(R12*2), R13
+	MOVQ R9, R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, (R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, 16(R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, 32(R10)
+	LEAQ (R14)(R12*4), R14
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group101
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row100
 	VZEROUPPER
 	RET
 
@@ -2074,22 +2074,22 @@ row102:
 	MOVQ 80(AX), R10
 
 run103:
-	MOVQ      (R9), R11
-	MOVQ      8(R9), R12
-	MOVQ      16(R9), CX
-	MOVQ      $0x00000001, R13
-	SHLQ      CL, R13
-	DECQ      R13
-	KMOVW     R13, K1
+	MOVQ (R9), R11
+	MOVQ 8(R9), R12
+	MOVQ 16(R9), CX
+	MOVQ $0x00000001, R13
+	SHLQ CL, R13
+	DECQ R13
+	KMOVW R13, K1
 	VMOVUPS.Z (BX)(R12*1), K1, Z0
-	VMOVUPS   Z0, K1, (DX)(R11*1)
-	ADDQ      $0x00000018, R9
-	DECQ      R10
-	JNZ       run103
-	ADDQ      DI, BX
-	ADDQ      SI, DX
-	DECQ      R8
-	JNZ       row102
+	VMOVUPS Z0, K1, (DX)(R11*1)
+	ADDQ $0x00000018, R9
+	DECQ R10
+	JNZ run103
+	ADDQ DI, BX
+	ADDQ SI, DX
+	DECQ R8
+	JNZ row102
 	VZEROUPPER
 	RET
 
@@ -2107,121 +2107,121 @@ row104:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end106
+	JL end106
 
 main105:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VPSRLD    $0x10, Z2, Z2
-	MOVQ      DX, R10
-	SHRQ      $0x01, R10
-	VPMOVDW   Z2, (BX)(R10*1)
-	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, (BX)(R10*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VPSRLD    $0x10, Z2, Z2
-	MOVQ      DX, R10
-	SHRQ      $0x01, R10
-	VPMOVDW   Z2, 32(BX)(R10*1)
-	ADDQ      $0x00000080, DX
-	SUBQ      $0x00000020, CX
-	JGE       main105
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, 32(BX)(R10*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main105
 
 end106:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end108
+	JL end108
 
 main107:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VPSRLD    $0x10, Z2, Z2
-	MOVQ      DX, R10
-	SHRQ      $0x01, R10
-	VPMOVDW   Z2, (BX)(R10*1)
-	ADDQ      $0x00000040, DX
-	SUBQ      $0x00000010, CX
-	JGE       main107
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, (BX)(R10*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main107
 
 end108:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done109
-	MOVQ      $0x00000001, R10
-	SHLQ      CL, R10
-	DECQ      R10
-	KMOVW     R10, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done109
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VPSRLD    $0x10, Z2, Z2
-	MOVQ      DX, CX
-	SHRQ      $0x01, CX
-	VPMOVDW   Z2, (BX)(CX*1)
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, CX
+	SHRQ $0x01, CX
+	VPMOVDW Z2, (BX)(CX*1)
 
 done109:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row104
+	JNZ row104
 	VZEROUPPER
 	RET
 
@@ -2240,190 +2240,190 @@ row110:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end112
+	JL end112
 
 main111:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VMOVUPS   (DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z3
-	VPSUBD    Z1, Z3, Z3
-	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z3, Z1, Z1
-	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
-	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS (DI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z3, Z3
-	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
-	VORPS     Z2, Z3, Z3
-	VMOVUPS   Z3, (BX)(DX*1)
-	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, (BX)(DX*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VMOVUPS   64(DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z3
-	VPSUBD    Z1, Z3, Z3
-	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z3, Z1, Z1
-	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
-	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS 64(DI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z3, Z3
-	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
-	VORPS     Z2, Z3, Z3
-	VMOVUPS   Z3, 64(BX)(DX*1)
-	ADDQ      $0x00000080, DX
-	SUBQ      $0x00000020, CX
-	JGE       main111
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, 64(BX)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main111
 
 end112:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end114
+	JL end114
 
 main113:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VMOVUPS   (DI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z3
-	VPSUBD    Z1, Z3, Z3
-	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z3, Z1, Z1
-	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
-	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS (DI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z3, Z3
-	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
-	VORPS     Z2, Z3, Z3
-	VMOVUPS   Z3, (BX)(DX*1)
-	ADDQ      $0x00000040, DX
-	SUBQ      $0x00000010, CX
-	JGE       main113
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main113
 
 end114:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done115
-	MOVQ      $0x00000001, R11
-	SHLQ      CL, R11
-	DECQ      R11
-	KMOVW     R11, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done115
+	MOVQ $0x00000001, R11
+	SHLQ CL, R11
+	DECQ R11
+	KMOVW R11, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
 	VMOVUPS.Z (DI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z3
-	VPSUBD    Z1, Z3, Z3
-	VPSRAD    $0x1f, Z3, Z3
-	VANDPS    constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z3, Z1, Z1
-	VPSRLD    $0x10, Z1, Z3
-	VANDPS    constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD    constants_avx512<>+3456(SB), Z3, Z3
-	VPADDD    Z1, Z3, Z3
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+3264(SB), Z3, Z3
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+3392(SB), Z3, Z3
+	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z3, K2, Z3
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z3, Z3
-	VPSRLD    $0x10, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z3, Z3
-	VORPS     Z2, Z3, Z3
-	VMOVUPS   Z3, K1, (BX)(DX*1)
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, K1, (BX)(DX*1)
 
 done115:
 	ADDQ R8, BX
 	ADDQ R9, SI
 	ADDQ R9, DI
 	DECQ R10
-	JNZ  row110
+	JNZ row110
 	VZEROUPPER
 	RET
 
@@ -2441,113 +2441,113 @@ row116:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL   end118
+	JL end118
 
 main117:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
-	VMOVUPS   Z2, (BX)(DX*1)
-	VMOVUPS   64(SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VMOVUPS Z2, (BX)(DX*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
-	VMOVUPS   Z2, 64(BX)(DX*1)
-	ADDQ      $0x00000080, DX
-	SUBQ      $0x00000020, CX
-	JGE       main117
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VMOVUPS Z2, 64(BX)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main117
 
 end118:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end120
+	JL end120
 
 main119:
-	VMOVUPS   (SI)(DX*1), Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
-	VMOVUPS   Z2, (BX)(DX*1)
-	ADDQ      $0x00000040, DX
-	SUBQ      $0x00000010, CX
-	JGE       main119
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VMOVUPS Z2, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main119
 
 end120:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done121
-	MOVQ      $0x00000001, R10
-	SHLQ      CL, R10
-	DECQ      R10
-	KMOVW     R10, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done121
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS   constants_avx512<>+3200(SB), Z2
-	VPSUBD    Z1, Z2, Z2
-	VPSRAD    $0x1f, Z2, Z2
-	VANDPS    constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD   constants_avx512<>+3328(SB), Z1, Z1
-	VORPS     Z2, Z1, Z1
-	VPSRLD    $0x10, Z1, Z2
-	VANDPS    constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD    constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD    Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS    $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+3264(SB), Z2, Z2
+	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+3392(SB), Z2, Z2
+	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+3136(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS    constants_avx512<>+3584(SB), Z0, Z1
-	VORPS     Z1, Z2, Z2
-	VANDPS    constants_avx512<>+3648(SB), Z2, Z2
-	VMOVUPS   Z2, K1, (BX)(DX*1)
+	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VMOVUPS Z2, K1, (BX)(DX*1)
 
 done121:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ  row116
+	JNZ row116
 	VZEROUPPER
 	RET
 
@@ -2559,7 +2559,7 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end123
+	JL end123
 
 main122:
 	VMOVUPS (DX)(AX*1), Z0
@@ -2570,29 +2570,29 @@ main122:
 	VMOVUPS 320(DX)(AX*1), Z0
 	VMOVUPS 384(DX)(AX*1), Z0
 	VMOVUPS 448(DX)(AX*1), Z0
-	ADDQ    $0x00000200, AX
-	SUBQ    $0x00000080, CX
-	JGE     main122
+	ADDQ $0x00000200, AX
+	SUBQ $0x00000080, CX
+	JGE main122
 
 end123:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL   end125
+	JL end125
 
 main124:
 	VMOVUPS (DX)(AX*1), Z0
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main124
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main124
 
 end125:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done126
-	MOVQ      $0x00000001, BX
-	SHLQ      CL, BX
-	DECQ      BX
-	KMOVW     BX, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done126
+	MOVQ $0x00000001, BX
+	SHLQ CL, BX
+	DECQ BX
+	KMOVW BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
 done126:
@@ -2602,7 +2602,7 @@ done126:
 // func vec_f32_peak_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -2615,7 +2615,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   48(AX), CX
+	MOVQ 48(AX), CX
 	VPXORD Z12, Z12, Z12
 
 loop127:
@@ -2715,10 +2715,10 @@ loop127:
 	VFMADD231PS Z12, Z12, Z9
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
-	DECQ        CX
-	JNZ         loop127
-	MOVL        $0x45400000, CX
-	MOVL        CX, 128(AX)
+	DECQ CX
+	JNZ loop127
+	MOVL $0x45400000, CX
+	MOVL CX, 128(AX)
 	VZEROUPPER
 	RET
 
