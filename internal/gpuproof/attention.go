@@ -19,12 +19,7 @@ type heads struct {
 	sequence, pos  func(row int) int
 }
 
-func (a *heads) dot(x values, i int, y values, j int) (s float64) {
-	for n := range a.HeadDim {
-		s += x.at(i+n) * y.at(j+n)
-	}
-	return s
-}
+func (a *heads) dot(x values, i int, y values, j int) float64 { return x.dot(i, y, j, a.HeadDim) }
 
 // score is that of a row's query for a position of its sequence.
 func (a *heads) score(row, head, pos int) float64 {

@@ -42,6 +42,23 @@ func (v values) at(i int) float64 {
 	return float64(int32(binary.LittleEndian.Uint32(v.data[4*i:])))
 }
 
+// dot multiplies n entries from i on with as many of w from j on.
+func (v values) dot(i int, w values, j, n int) (s float64) {
+	if v.typ != 'b' || w.typ != 'b' {
+		for k := range n {
+			s += v.at(i+k) * w.at(j+k)
+		}
+		return s
+	}
+	x, y := v.data[2*i:2*(i+n)], w.data[2*j:2*(j+n)]
+	for len(x) >= 2 && len(y) >= 2 {
+		a, b := uint32(binary.LittleEndian.Uint16(x)), uint32(binary.LittleEndian.Uint16(y))
+		s += float64(math.Float32frombits(a<<16)) * float64(math.Float32frombits(b<<16))
+		x, y = x[2:], y[2:]
+	}
+	return s
+}
+
 // set stores a number, rounded to the array's type.
 func (v values) set(i int, x float64) {
 	switch v.typ {

@@ -43,7 +43,7 @@ func TestAssembly(t *testing.T) {
 			w := warp{r32: [][warpSize]uint32{draw(), draw(), draw(), draw()}}
 			in := &instr{op: &opcodeOf[code], r32: [4]int{rng.IntN(3), rng.IntN(3), rng.IntN(3)}}
 			var want [warpSize]uint32
-			w.compute32(in, &want)
+			w.compute32(in, &want, allLanes)
 			sources := w.r32[0:3:3]
 			a, b, c := sources[in.r32[0]], sources[in.r32[1]], sources[in.r32[2]]
 			d := rng.IntN(4)

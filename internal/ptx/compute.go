@@ -1,6 +1,9 @@
 package ptx
 
-import "math"
+import (
+	"math"
+	"math/bits"
+)
 
 // compute runs arithmetic: the results of all lanes, of which those in mask
 // are kept.
@@ -20,7 +23,7 @@ func (w *warp) compute(in *instr, mask uint32) {
 	if run := vectors[in.op.code]; run != nil {
 		run(d, &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]])
 	} else {
-		w.compute32(in, d)
+		w.compute32(in, d, mask)
 	}
 	if in.op.narrow {
 		for l := range d {
@@ -60,6 +63,23 @@ func each[D, A uint32 | uint64](d *[warpSize]D, a *[warpSize]A, f func(A) D) {
 	}
 }
 
+// eachOnce is each of what takes long, for the lanes in mask; lanes after one with the
+// same operand have its result.
+func eachOnce(d, a *[warpSize]uint32, mask uint32, f func(uint32) uint32) {
+	if mask == 0 {
+		return
+	}
+	last := a[bits.TrailingZeros32(mask)]
+	y := f(last)
+	for m := mask; m != 0; m &= m - 1 {
+		l := bits.TrailingZeros32(m)
+		if x := a[l]; x != last {
+			last, y = x, f(x)
+		}
+		d[l] = y
+	}
+}
+
 func each2[D, A, B uint32 | uint64](d *[warpSize]D, a *[warpSize]A, b *[warpSize]B, f func(A, B) D) {
 	for l := range d {
 		d[l] = f(a[l], b[l])
@@ -86,7 +106,7 @@ func choose[T uint32 | uint64](d, a, b *[warpSize]T, p uint32) {
 // vectors are instructions of compute32 in assembly, where there is some.
 var vectors [opMMA]func(d, a, b, c *[warpSize]uint32)
 
-func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
+func (w *warp) compute32(in *instr, d *[warpSize]uint32, mask uint32) {
 	a, b, c := &w.r32[in.r32[0]], &w.r32[in.r32[1]], &w.r32[in.r32[2]]
 	switch in.op.code {
 	case opMov32:
@@ -176,11 +196,11 @@ func (w *warp) compute32(in *instr, d *[warpSize]uint32) {
 	case opCvtF32U32:
 		each(d, a, func(x uint32) uint32 { return bits32(float32(x)) })
 	case opExp2F32:
-		each(d, a, func(x uint32) uint32 { return bits32(approx22(math.Exp2(float64(f32(x))))) })
+		eachOnce(d, a, mask, func(x uint32) uint32 { return bits32(approx22(math.Exp2(float64(f32(x))))) })
 	case opLog2F32:
-		each(d, a, func(x uint32) uint32 { return bits32(approx22(math.Log2(float64(f32(x))))) })
+		eachOnce(d, a, mask, func(x uint32) uint32 { return bits32(approx22(math.Log2(float64(f32(x))))) })
 	case opTanhF32:
-		each(d, a, func(x uint32) uint32 { return bits32(tanhApprox(f32(x))) })
+		eachOnce(d, a, mask, func(x uint32) uint32 { return bits32(tanhApprox(f32(x))) })
 	case opPackBF16:
 		each2(d, a, b, func(x, y uint32) uint32 { return roundBF16(f32(x))<<16 | roundBF16(f32(y)) })
 	default:
