@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -268,5 +269,37 @@ func TestExportShards(t *testing.T) {
 	}
 	if _, err := Export(c.Dir, c.Config, nil, filepath.Join(t.TempDir(), "out"), Options{Format: "hf", Type: "f64"}); err == nil || err.Error() != `unknown type "f64"; valid are f32, f16, bf16` {
 		t.Error(err)
+	}
+}
+
+// The code that goes with structured models reads fields that their config.json has,
+// and has the classes that it names.
+func TestModelingText(t *testing.T) {
+	s := spec.Model{Vocab: 8, Hidden: 8, FFN: 8, Layers: 2, AttnDim: 8, QHeads: 1, KVHeads: 1, MaxPositions: 8, Kind: spec.LowRank, Rank: 4,
+		Act: spec.GELU, Norm: spec.LayerNorm, NormEps: 1e-5, Position: spec.RoPE, RotaryBase: 10000, InitStd: 1}
+	c := structured.config(s, nil, "F32")
+	code := string(modeling)
+	read := regexp.MustCompile(`\bconfig\.([a-z_]+)`).FindAllStringSubmatch(code, -1)
+	if len(read) < 20 {
+		t.Fatalf("it reads %d fields", len(read))
+	}
+	for _, m := range read {
+		if _, ok := c[m[1]]; !ok && m[1] != "json" { // which is the file's name
+			t.Errorf("it reads config.%s, which config.json lacks", m[1])
+		}
+	}
+	for _, class := range c["auto_map"].(object) {
+		module, name, _ := strings.Cut(class.(string), ".")
+		if module+".py" != modelingFile || !strings.Contains(code, "\nclass "+name+"(") {
+			t.Errorf("%s is not there", class)
+		}
+	}
+	for _, field := range []string{"param", "shape", "blocks", "in", "out", "shuffle"} {
+		if _, ok := chain(s.LayerFFN(0).FC1())[0][field]; !ok || !strings.Contains(code, `["`+field+`"]`) {
+			t.Errorf("a factor's field %s is not read, or not there", field)
+		}
+	}
+	if strings.Contains(code, "\t") || strings.Contains(code, "\r") {
+		t.Error("it has tabs or carriage returns")
 	}
 }

@@ -83,6 +83,10 @@ func (r *reading) linear(name string, out int, x []float64) []float64 {
 	if w == nil {
 		r.t.Fatalf("no tensor %s.weight", name)
 	}
+	// llama.cpp does not open a file of these architectures without them.
+	if b == nil && (r.arch == "gpt2" && name != "output" && name != "token_embd" || r.arch == "starcoder2" && (strings.Contains(name, "attn_output") || strings.Contains(name, "ffn"))) {
+		r.t.Fatalf("no tensor %s.bias", name)
+	}
 	y := make([]float64, out)
 	for i := range y {
 		for j, v := range x {
