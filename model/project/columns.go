@@ -3,9 +3,6 @@ package project
 import (
 	"context"
 
-	"gonum.org/v1/gonum/blas"
-	"gonum.org/v1/gonum/blas/blas64"
-	"gonum.org/v1/gonum/lapack/lapack64"
 	"gonum.org/v1/gonum/mat"
 
 	rt "github.com/structuredffn/sffn/runtime"
@@ -32,7 +29,8 @@ func TakeOver(ctx context.Context, w []float64, columns []int, m *Moments, opt r
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return mat.DenseCopyOf(solve(own, b).T()).RawMatrix().Data, ctx.Err()
+	x := damped(own, b, potrs)
+	return mat.DenseCopyOf(x.T()).RawMatrix().Data, ctx.Err()
 }
 
 // Lost are the squares of what a matrix lacks of another one of as many weights, and of
@@ -50,16 +48,4 @@ func Lost(ctx context.Context, w, hat []float64, in int, m *Moments, opt rt.Opti
 		r.AllOutput, r.LostOutput = m.square(p, all), m.square(p, rest)
 	}
 	return r, ctx.Err()
-}
-
-// positive solves s x = b where s is positive definite; s is destroyed.
-func positive(s, b *mat.Dense) (x *mat.Dense, ok bool) {
-	raw := s.RawMatrix()
-	t, ok := lapack64.Potrf(blas64.Symmetric{Uplo: blas.Lower, N: raw.Rows, Data: raw.Data, Stride: raw.Stride})
-	if !ok {
-		return nil, false
-	}
-	x = mat.DenseCopyOf(b)
-	lapack64.Potrs(t, x.RawMatrix())
-	return x, true
 }

@@ -20,11 +20,6 @@ const (
 	enough = 1e-3
 )
 
-// damp is added to the diagonals of least squares, relative to their mean: where a
-// problem is singular, what does not matter stays as it is. It is above float32's
-// rounding.
-const damp = 1e-7
-
 // fit is a task whose factors are improved in turn, each by least squares while the
 // others stay.
 //
@@ -353,8 +348,8 @@ func (f *fit) solvePair(worker, i, j int) {
 		}
 	}
 	right := f.right(i, j)
-	left := mat.DenseCopyOf(solve(f.mul(worker, right, right.T()), f.mul(worker, right, goal.T())).T())
-	right = solve(f.mul(worker, left.T(), left), f.mul(worker, left.T(), goal))
+	left := mat.DenseCopyOf(f.solve(worker, f.mul(worker, right, right.T()), f.mul(worker, right, goal.T())).T())
+	right = f.solve(worker, f.mul(worker, left.T(), left), f.mul(worker, left.T(), goal))
 	f.put(i, j, right, left)
 	product := f.mul(worker, left, right)
 	for r := range f.p {
@@ -385,7 +380,7 @@ func (f *fit) solveMiddle(worker, i, j int) {
 	}
 	g := f.mul(worker, left.T(), left)
 	g.MulElem(g, f.mul(worker, right, right.T()))
-	step := solve(g, b)
+	step := f.solve(worker, g, b)
 	for s, at := range links {
 		f.factors[1][at.weight] += step.At(s, 0)
 		floats.Scale(step.At(s, 0), right.RawRowView(s))
@@ -416,7 +411,7 @@ func (f *fit) solveFirst(j int) {
 			}
 		}
 	}
-	step := solve(g, b)
+	step := f.solve(0, g, b)
 	first := f.firstBlock(j)
 	first.Add(first, step)
 	f.run(f.rows, func(worker, i int) {
@@ -480,7 +475,7 @@ func (f *fit) solveLast(worker, i int) {
 	if f.ctx.Err() != nil {
 		return
 	}
-	step := solve(g, b)
+	step := f.solve(worker, g, b)
 	last := f.lastBlock(i)
 	last.Add(last, step.T())
 	lost := f.mul(worker, step.T(), nk)
@@ -526,25 +521,6 @@ func (f *fit) inner(i, j int) (inner *mat.Dense, to []int) {
 		floats.AddScaled(inner.RawRowView(at[x.a]), f.weight(x), first.RawRowView(x.c))
 	}
 	return inner, to
-}
-
-// solve returns (g + damping)^-1 b, of a symmetric g.
-func solve(g, b *mat.Dense) *mat.Dense {
-	n, columns := b.Dims()
-	mean := mat.Trace(g) / float64(n)
-	if mean == 0 {
-		mean = 1
-	}
-	for small := damp * mean; small <= mean; small *= 10 { // rounding may leave g indefinite by more than the damping
-		s := mat.DenseCopyOf(g)
-		for i := range n {
-			s.Set(i, i, s.At(i, i)+small)
-		}
-		if x, ok := positive(s, b); ok {
-			return x
-		}
-	}
-	return mat.NewDense(n, columns, nil) // no step is better than a wild one
 }
 
 // even gives all rows of the first factor one length, and all columns of the last, as

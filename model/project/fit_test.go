@@ -198,3 +198,19 @@ func TestProjectInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// What a pool has not begun when the context ends is left out.
+func TestRunEnds(t *testing.T) {
+	pool := rt.NewPool(2)
+	defer pool.Close()
+	p, err := newProducts(&counted{Context: context.Background(), most: 5}, rt.Options{Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	var calls atomic.Int64
+	p.run(100, func(int, int) { calls.Add(1) })
+	if calls.Load() != 5 {
+		t.Errorf("%d calls of 100, the context ends after 5", calls.Load())
+	}
+}

@@ -137,7 +137,7 @@ func (r *Run) openGuides(b *beginning) error {
 	case b.dense:
 		return fmt.Errorf("%s is dense, and its own matrices are the guides: want --init of a structured model", b.dir)
 	case !m.Guided:
-		return errors.New("the configuration says nothing of guides; want guide: {} below train:")
+		return errors.New("the configuration says nothing of guides; want guide: {} in its section train")
 	}
 	if err := r.checkGuided(dir); err != nil {
 		return err
