@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/structuredffn/sffn/runtime/collective"
@@ -26,7 +25,6 @@ type Group struct {
 	size    int
 	hosts   []string // by rank
 	place   Place
-	taken   []syscall.Signal
 
 	waiting atomic.Int32 // goroutines in Wait
 	closed  atomic.Bool

@@ -167,7 +167,7 @@ func (t *talker) start(from launcher) error {
 	}
 	out := new([2]int32)
 	code := call(l.Init, 0, 0, uintptr(l.funneled), address(&out[0]))
-	t.taken = before.restore()
+	before.restore()
 	if code != 0 {
 		return fmt.Errorf("MPI_Init_thread of %s: %s", l.file, l.words(code))
 	}
