@@ -76,11 +76,13 @@ type flight struct {
 // backward pass. With more ranks it has a chunk for each. Tests have smaller ones.
 var bucketChunks = 16
 
+// ahead bounds the buckets of parameters that are on their way at a time. Tests have
+// fewer.
+var ahead = 4
+
 const (
-	// inFlight bounds the buckets of gradients that are on their way at a time, which
-	// take memory, and ahead those of parameters, which do not.
+	// inFlight bounds those of gradients, which take memory.
 	inFlight = 2
-	ahead    = 4
 )
 
 // never ends: how long to wait for others is the group's affair.

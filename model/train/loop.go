@@ -438,6 +438,11 @@ func (l *Loop) loss(ctx context.Context, ids, targets []int32) (float64, error) 
 		l.guidance.Unset(l.cpu.Model)
 	}
 	c := &l.run.Config.Train
+	if l.shared() { // a rank may have no batch, and all gather parameters in the same order
+		if err := l.engine.Fetch(); err != nil {
+			return 0, err
+		}
+	}
 	each := c.Batch * c.Seq * l.run.Group.Size()
 	loss, err := EvaluateShared(l.run.Group, &validation{ctx: ctx, loop: l, of: (len(ids) + each - 1) / each}, ids, targets, c.Seq, c.Batch)
 	if errors.Is(err, ErrInterrupted) {

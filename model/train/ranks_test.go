@@ -116,7 +116,7 @@ func TestRanksSameBits(t *testing.T) {
 	prepare(t, data)
 	for name, src := range map[string]string{
 		"plain":      wide,
-		"one micro":  with(wide, "accumulate: 8", "accumulate: 4"),
+		"one micro":  with(wide, "accumulate: 8", "accumulate: 4", "eval_tokens: 112", "eval_tokens: 16"), // and one window, for one rank
 		"tied":       with(wide, "layers: 3", "layers: 2\n  tie_embeddings: true"),
 		"recomputed": with(wide, "lr:", "recompute: true, lr:"),
 		"dropout":    with(wide, "lr:", "dropout: 0.1, lr:"),
@@ -154,9 +154,9 @@ func TestRanksSameBits(t *testing.T) {
 
 // smallBuckets has several of them in a small model.
 func smallBuckets(t *testing.T) {
-	was := bucketChunks
-	bucketChunks = 1
-	t.Cleanup(func() { bucketChunks = was })
+	chunks, gathers := bucketChunks, ahead
+	bucketChunks, ahead = 1, 1
+	t.Cleanup(func() { bucketChunks, ahead = chunks, gathers })
 }
 
 // watched is a group that says when it begins to exchange gradients and to gather
@@ -217,7 +217,9 @@ func TestRanksOverlap(t *testing.T) {
 			}
 		}
 		before("send", "done1")
-		before("get get get get need0 early", "need4")
+		before("get need0", "need4")
+		before("need1 get", "need4")
+		before("early", "need4")
 		if strings.Count(s, "send") < 2*4 {
 			t.Errorf("rank %d exchanges few buckets: %s", rank, s)
 		}
