@@ -79,6 +79,12 @@ func vec_f32_packstripsstep_avx512(a *kernel.VecArgs)
 func vec_f32_copyruns_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_largest_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_quantize_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_read_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -155,6 +161,12 @@ func vec_f32_packstripsstep_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_copyruns_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_largest_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_quantize_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_read_avx2(a *kernel.VecArgs)

@@ -1720,6 +1720,144 @@ run93:
 	VZEROUPPER
 	RET
 
+// func vec_f32_largest_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_largest_avx2(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   (AX), DX
+	MOVQ   8(AX), BX
+	XORQ   CX, CX
+	MOVQ   48(AX), SI
+	SUBQ   $0x00000020, SI
+	JL     end95
+
+main94:
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
+	VMULPS  Y5, Y4, Y4
+	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VPMAXUD Y4, Y0, Y0
+	VMOVUPS 32(DX)(CX*1), Y4
+	VMOVUPS 32(BX)(CX*1), Y5
+	VMULPS  Y5, Y4, Y4
+	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VPMAXUD Y4, Y1, Y1
+	VMOVUPS 64(DX)(CX*1), Y4
+	VMOVUPS 64(BX)(CX*1), Y5
+	VMULPS  Y5, Y4, Y4
+	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VPMAXUD Y4, Y2, Y2
+	VMOVUPS 96(DX)(CX*1), Y4
+	VMOVUPS 96(BX)(CX*1), Y5
+	VMULPS  Y5, Y4, Y4
+	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VPMAXUD Y4, Y3, Y3
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000020, SI
+	JGE     main94
+
+end95:
+	ADDQ $0x00000020, SI
+	SUBQ $0x00000008, SI
+	JL   end97
+
+main96:
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
+	VMULPS  Y5, Y4, Y4
+	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VPMAXUD Y4, Y0, Y0
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, SI
+	JGE     main96
+
+end97:
+	ADDQ       $0x00000008, SI
+	TESTQ      SI, SI
+	JZ         done98
+	LEAQ       tail_mask<>+32(SB), DI
+	NEGQ       SI
+	VMOVUPS    (DI)(SI*4), Y4
+	VMASKMOVPS (DX)(CX*1), Y4, Y5
+	VMASKMOVPS (BX)(CX*1), Y4, Y4
+	VMULPS     Y4, Y5, Y5
+	VANDPS     constants_avx2<>+832(SB), Y5, Y5
+	VPMAXUD    Y5, Y0, Y0
+
+done98:
+	VPMAXUD      Y1, Y0, Y0
+	VPMAXUD      Y2, Y0, Y0
+	VPMAXUD      Y3, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VPMAXUD      X1, X0, X0
+	VMOVHLPS     X0, X0, X1
+	VPMAXUD      X1, X0, X0
+	VMOVSHDUP    X0, X1
+	VPMAXUD      X1, X0, X0
+	VMOVSS       X0, 128(AX)
+	VZEROUPPER
+	RET
+
+// func vec_f32_quantize_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_quantize_avx2(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS 88(AX), Y0
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         48(AX), AX
+
+group99:
+	VMOVUPS      (DX), Y1
+	VMULPS       (BX), Y1, Y1
+	VMULPS       Y0, Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VMOVUPS      32(DX), Y2
+	VMULPS       32(BX), Y2, Y2
+	VMULPS       Y0, Y2, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(BX), Y3, Y3
+	VMULPS       Y0, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMOVUPS      96(DX), Y4
+	VMULPS       96(BX), Y4, Y4
+	VMULPS       Y0, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPACKSSDW    Y2, Y1, Y5
+	VPACKSSDW    Y4, Y3, Y6
+	VPACKSSWB    Y6, Y5, Y5
+	VEXTRACTI128 $0x01, Y5, X6
+	VPUNPCKLDQ   X6, X5, X7
+	VPUNPCKHDQ   X6, X5, X5
+	VMOVDQU      X7, 4(CX)
+	VMOVDQU      X5, 20(CX)
+	VPADDD       Y2, Y1, Y1
+	VPADDD       Y3, Y1, Y1
+	VPADDD       Y4, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VPADDD       X2, X1, X1
+	VMOVHLPS     X1, X1, X2
+	VPADDD       X2, X1, X1
+	VMOVSHDUP    X1, X2
+	VPADDD       X2, X1, X1
+	VPXOR        X2, X2, X2
+	VPSUBD       X1, X2, X2
+	VPSLLD       $0x03, X2, X2
+	VMOVD        X2, (CX)
+	ADDQ         $0x24, CX
+	ADDQ         $0x00000080, DX
+	ADDQ         $0x00000080, BX
+	SUBQ         $0x20, AX
+	JG           group99
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
@@ -1728,9 +1866,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end95
+	JL   end101
 
-main94:
+main100:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -1741,29 +1879,29 @@ main94:
 	VMOVUPS 224(DX)(CX*1), Y0
 	ADDQ    $0x00000100, CX
 	SUBQ    $0x00000040, AX
-	JGE     main94
+	JGE     main100
 
-end95:
+end101:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL   end97
+	JL   end103
 
-main96:
+main102:
 	VMOVUPS (DX)(CX*1), Y0
 	ADDQ    $0x00000020, CX
 	SUBQ    $0x00000008, AX
-	JGE     main96
+	JGE     main102
 
-end97:
+end103:
 	ADDQ       $0x00000008, AX
 	TESTQ      AX, AX
-	JZ         done98
+	JZ         done104
 	LEAQ       tail_mask<>+32(SB), BX
 	NEGQ       AX
 	VMOVUPS    (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done98:
+done104:
 	VZEROUPPER
 	RET
 
@@ -1786,7 +1924,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop99:
+loop105:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -1884,7 +2022,7 @@ loop99:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ        CX
-	JNZ         loop99
+	JNZ         loop105
 	MOVL        $0x44c00000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2098,4 +2236,12 @@ DATA constants_avx2<>+816(SB)/4, $0x3efffffe
 DATA constants_avx2<>+820(SB)/4, $0x3efffffe
 DATA constants_avx2<>+824(SB)/4, $0x3efffffe
 DATA constants_avx2<>+828(SB)/4, $0x3efffffe
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $832
+DATA constants_avx2<>+832(SB)/4, $0x7fffffff
+DATA constants_avx2<>+836(SB)/4, $0x7fffffff
+DATA constants_avx2<>+840(SB)/4, $0x7fffffff
+DATA constants_avx2<>+844(SB)/4, $0x7fffffff
+DATA constants_avx2<>+848(SB)/4, $0x7fffffff
+DATA constants_avx2<>+852(SB)/4, $0x7fffffff
+DATA constants_avx2<>+856(SB)/4, $0x7fffffff
+DATA constants_avx2<>+860(SB)/4, $0x7fffffff
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $864

@@ -1731,6 +1731,133 @@ run95:
 	VZEROUPPER
 	RET
 
+// func vec_f32_largest_avx512(a *byte)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F
+TEXT ·vec_f32_largest_avx512(SB), NOSPLIT, $0-8
+	MOVQ   a+0(FP), AX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   (AX), BX
+	MOVQ   8(AX), SI
+	XORQ   DX, DX
+	MOVQ   48(AX), CX
+	SUBQ   $0x00000040, CX
+	JL     end97
+
+main96:
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
+	VMULPS  Z5, Z4, Z4
+	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z0, Z0
+	VMOVUPS 64(BX)(DX*1), Z4
+	VMOVUPS 64(SI)(DX*1), Z5
+	VMULPS  Z5, Z4, Z4
+	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z1, Z1
+	VMOVUPS 128(BX)(DX*1), Z4
+	VMOVUPS 128(SI)(DX*1), Z5
+	VMULPS  Z5, Z4, Z4
+	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z2, Z2
+	VMOVUPS 192(BX)(DX*1), Z4
+	VMOVUPS 192(SI)(DX*1), Z5
+	VMULPS  Z5, Z4, Z4
+	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z3, Z3
+	ADDQ    $0x00000100, DX
+	SUBQ    $0x00000040, CX
+	JGE     main96
+
+end97:
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, CX
+	JL   end99
+
+main98:
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
+	VMULPS  Z5, Z4, Z4
+	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z0, Z0
+	ADDQ    $0x00000040, DX
+	SUBQ    $0x00000010, CX
+	JGE     main98
+
+end99:
+	ADDQ      $0x00000010, CX
+	TESTQ     CX, CX
+	JZ        done100
+	MOVQ      $0x00000001, DI
+	SHLQ      CL, DI
+	DECQ      DI
+	KMOVW     DI, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z4
+	VMOVUPS.Z (SI)(DX*1), K1, Z5
+	VMULPS    Z5, Z4, Z4
+	VANDPS    constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD   Z4, Z0, Z0
+
+done100:
+	VPMAXUD       Z1, Z0, Z0
+	VPMAXUD       Z2, Z0, Z0
+	VPMAXUD       Z3, Z0, Z0
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VPMAXUD       Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VPMAXUD       X1, X0, X0
+	VMOVHLPS      X0, X0, X1
+	VPMAXUD       X1, X0, X0
+	VMOVSHDUP     X0, X1
+	VPMAXUD       X1, X0, X0
+	VMOVSS        X0, 128(AX)
+	VZEROUPPER
+	RET
+
+// func vec_f32_quantize_avx512(a *byte)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·vec_f32_quantize_avx512(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	VBROADCASTSS 88(AX), Z0
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         48(AX), AX
+
+group101:
+	VMOVUPS       (DX), Z1
+	VMULPS        (BX), Z1, Z1
+	VMULPS        Z0, Z1, Z1
+	VCVTPS2DQ     Z1, Z1
+	VMOVUPS       64(DX), Z2
+	VMULPS        64(BX), Z2, Z2
+	VMULPS        Z0, Z2, Z2
+	VCVTPS2DQ     Z2, Z2
+	VPMOVDB       Z1, 4(CX)
+	VPMOVDB       Z2, 20(CX)
+	VPADDD        Z2, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y2
+	VPADDD        Y2, Y1, Y1
+	VEXTRACTF128  $0x01, Y1, X2
+	VPADDD        X2, X1, X1
+	VMOVHLPS      X1, X1, X2
+	VPADDD        X2, X1, X1
+	VMOVSHDUP     X1, X2
+	VPADDD        X2, X1, X1
+	VPXOR         X2, X2, X2
+	VPSUBD        X1, X2, X2
+	VPSLLD        $0x03, X2, X2
+	VMOVD         X2, (CX)
+	ADDQ          $0x24, CX
+	ADDQ          $0x00000080, DX
+	ADDQ          $0x00000080, BX
+	SUBQ          $0x20, AX
+	JG            group101
+	VZEROUPPER
+	RET
+
 // func vec_f32_read_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
@@ -1739,9 +1866,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end97
+	JL   end103
 
-main96:
+main102:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -1752,30 +1879,30 @@ main96:
 	VMOVUPS 448(DX)(AX*1), Z0
 	ADDQ    $0x00000200, AX
 	SUBQ    $0x00000080, CX
-	JGE     main96
+	JGE     main102
 
-end97:
+end103:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL   end99
+	JL   end105
 
-main98:
+main104:
 	VMOVUPS (DX)(AX*1), Z0
 	ADDQ    $0x00000040, AX
 	SUBQ    $0x00000010, CX
-	JGE     main98
+	JGE     main104
 
-end99:
+end105:
 	ADDQ      $0x00000010, CX
 	TESTQ     CX, CX
-	JZ        done100
+	JZ        done106
 	MOVQ      $0x00000001, BX
 	SHLQ      CL, BX
 	DECQ      BX
 	KMOVW     BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done100:
+done106:
 	VZEROUPPER
 	RET
 
@@ -1798,7 +1925,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop101:
+loop107:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -1896,7 +2023,7 @@ loop101:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ        CX
-	JNZ         loop101
+	JNZ         loop107
 	MOVL        $0x45400000, CX
 	MOVL        CX, 128(AX)
 	VZEROUPPER
@@ -2318,4 +2445,20 @@ DATA constants_avx512<>+1648(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1652(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1656(SB)/4, $0x3efffffe
 DATA constants_avx512<>+1660(SB)/4, $0x3efffffe
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1664
+DATA constants_avx512<>+1664(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1668(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1672(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1676(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1680(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1684(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1688(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1692(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1696(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1700(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1704(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1708(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1712(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1716(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1720(SB)/4, $0x7fffffff
+DATA constants_avx512<>+1724(SB)/4, $0x7fffffff
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1728

@@ -14,7 +14,10 @@ type Type struct {
 
 // The types of the shipped formats.
 var (
-	Float32 = Type{"float32", 32}
+	Float32   = Type{"float32", 32}
+	Integer4  = Type{"int4", 4}
+	Integer8  = Type{"int8", 8}
+	Integer32 = Type{"int32", 32}
 )
 
 // EntryBytes is the size of an entry of activations, parameters, gradients and
@@ -48,6 +51,8 @@ type Format struct {
 	// KGroup is the number of neighbouring k of a column that lie side by side: 1, 2
 	// or 4.
 	KGroup int
+	// KPad is what the depths of packs are padded to multiples of, 0 for the group.
+	KPad int
 	// Scales of type ScaleType belong to columns, or to each ScaleGroup k of one.
 	Scales     Scales
 	ScaleType  Type
@@ -58,6 +63,14 @@ type Format struct {
 
 var formats = []Format{
 	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1},
+	{
+		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup,
+		Scales: ColumnScales, ScaleType: Float32, Needs: vnni,
+	},
+	{
+		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup,
+		Scales: GroupScales, ScaleType: Type{"bfloat16", 16}, ScaleGroup: QuantGroup, Needs: vnni,
+	},
 }
 
 // AddFormat adds a row to the table of formats: for tests of formats to come.
@@ -84,7 +97,12 @@ func (n FormatName) Format() (Format, bool) {
 func (f *Format) GroupBytes() int { return f.Weights.Bits * f.KGroup / 8 }
 
 // Groups is the number of groups of kc products; the last one may have padding.
-func (f *Format) Groups(kc int) int { return (kc + f.KGroup - 1) / f.KGroup }
+func (f *Format) Groups(kc int) int {
+	if f.KPad > 0 {
+		kc = (kc + f.KPad - 1) / f.KPad * f.KPad
+	}
+	return (kc + f.KGroup - 1) / f.KGroup
+}
 
 // PanelBytes is the size of a panel of so many columns over kc products, scales
 // included.

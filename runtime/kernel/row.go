@@ -96,7 +96,7 @@ func (k Row) Name() string {
 	if k.Ahead != k.usualAhead() {
 		fmt.Fprintf(&b, "_p%d", k.Ahead)
 	}
-	if !k.PrefetchC {
+	if !k.PrefetchC && !k.Format.Quantized() {
 		b.WriteString("_n")
 	}
 	fmt.Fprintf(&b, "_%s", k.ISA)
@@ -125,12 +125,16 @@ func (k Row) usualUnroll() int {
 	if k.Across {
 		return 1
 	}
-	return 4
+	f, _ := k.Format.Format()
+	return max(4, f.KGroup)
 }
 
 func (k Row) usualAhead() int {
 	if k.Across {
 		return 1
+	}
+	if k.Format.Quantized() {
+		return QuantAhead(k.Format, k.MR)
 	}
 	if k.Strip || k.MR <= 2 {
 		return 0
@@ -194,6 +198,9 @@ func (k Row) Validate() error {
 	case k.Sweeps == 2 && k.NR == Panel, k.Sweeps == 3 && k.NR == LongPanel && !k.Epilogue.Gated(), k.Sweeps == 1:
 	default:
 		fail("sweeps: %d of %d columns; valid are 1, 2 of %d and 3 of %d", k.Sweeps, k.NR, Panel, LongPanel)
+	}
+	if k.Format.Quantized() && (k.NR != Panel || k.Strip || k.Shape != nil || k.Epilogue != Linear || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
+		fail("format: kernels of %s are %v rows high and %d columns wide, for any shape, without an epilogue, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, Panel, f.KGroup, k.usualSweeps())
 	}
 	within("unroll", k.Unroll, 1, 16)
 	if k.Unroll%f.KGroup != 0 {

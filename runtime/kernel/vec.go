@@ -49,6 +49,8 @@ const (
 	OpPackStrips
 	OpPackStripsStep
 	OpCopyRuns
+	OpLargest
+	OpQuantize
 	OpRead
 	OpPeak
 	NumVecOps
@@ -62,7 +64,7 @@ var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
-	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns", OpRead: "read", OpPeak: "peak",
+	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }
 
 func (op VecOp) String() string {

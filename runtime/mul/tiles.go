@@ -66,7 +66,7 @@ func anyShape(t *kernel.Target, f family) (*tiles, error) {
 	}
 	all := &tiles{}
 	for _, k := range cpu.Any(*t) {
-		if k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across {
+		if k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across || k.Format != kernel.F32 {
 			continue
 		}
 		info, err := lookup(k)

@@ -36,7 +36,7 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 // Any lists the any-shape kernels of a target: every tile height and width
 // with every epilogue, the strip kernels of backward-weight, and those across blocks.
 func Any(t kernel.Target) []kernel.Row {
-	ks := Across(&t)
+	ks := append(Across(&t), Quantized(&t)...)
 	for w := range kernel.NumWidths {
 		for mr := 1; mr <= t.Tiles[w].Max; mr++ {
 			for _, e := range kernel.Epilogues() {
@@ -154,4 +154,19 @@ func widths(t *kernel.Target, p plan.Product) []kernel.Width {
 		ws = append(ws, w)
 	}
 	return ws
+}
+
+// Quantized lists the kernels of a target for formats of integers.
+func Quantized(t *kernel.Target) (ks []kernel.Row) {
+	for _, f := range []kernel.FormatName{kernel.Int8, kernel.Int4} {
+		format, _ := f.Format()
+		for _, mr := range kernel.QuantHeights {
+			if mr <= t.QuantRows(f) {
+				k := kernel.Row{ISA: t.ISA, Format: f, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: format.KGroup}
+				k.Ahead = kernel.QuantAhead(f, mr)
+				ks = append(ks, k)
+			}
+		}
+	}
+	return ks
 }
