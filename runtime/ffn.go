@@ -43,7 +43,7 @@ func NewFFN(f spec.FFN, w FFNWeights, opt Options) (*FFN, error) {
 	if err := opt.setDefaults(); err != nil {
 		return nil, err
 	}
-	p := plan.NewFFN(f)
+	p := plan.NewFFNIn(f, opt.Format)
 	fc1, err := newLayer(p.FC1, w.FC1, opt)
 	if err != nil {
 		return nil, err
@@ -126,8 +126,8 @@ func (f *FFN) Forward(y, x, residual []float32, m int, saved *Saved, ws *Workspa
 	var pre mul.Matrix
 	if saved != nil {
 		pre = mul.Whole(saved.pre)
-	} else if f.spec.Act.Gated() {
-		// Sums over several blocks of k pass through pre.
+	} else if f.apart || f.spec.Act.Gated() {
+		// So do sums over several blocks of k of gated ones.
 		pre = ws.Local(mul.SlotPre, f.fc1.preWidth())
 	}
 	z := f.fc1.filled(ws, mul.SlotZ1, saved.first(), m)

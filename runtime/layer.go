@@ -8,6 +8,7 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/mul"
 	"github.com/structuredffn/sffn/runtime/pool"
+	"github.com/structuredffn/sffn/runtime/quant"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -20,6 +21,17 @@ type Weights struct {
 	Bias []float32
 	// Guide is the dense guide [out, in], nil where the layer has none.
 	Guide []float32
+	// Quantized holds, of a layer in a format of integers, those factors that are integers
+	// already, whose entry of Factors may be nil. Others are quantised as they are packed.
+	Quantized []*quant.Matrix
+}
+
+// matrix is factor i as integers, nil where it is not.
+func (w *Weights) matrix(i int) *quant.Matrix {
+	if i < len(w.Quantized) {
+		return w.Quantized[i]
+	}
+	return nil
 }
 
 // addNothing adds the gradients of no rows.
@@ -46,6 +58,10 @@ type Options struct {
 	Target *kernel.Target
 	// Train also packs the weights for the backward passes.
 	Train bool
+	// Format is that of the products; empty is float32. Sums of another format have
+	// other bits: the same for every number of rows and threads, and for specialised
+	// and any-shape kernels.
+	Format kernel.FormatName
 	// AnyShape leaves the specialised kernels out, for comparison: the results
 	// have the same bits.
 	AnyShape bool
@@ -72,6 +88,9 @@ func (o *Options) setDefaults() error {
 	} else if err := o.Target.Validate(); err != nil {
 		return fmt.Errorf("runtime: target %s: %w", o.Target.Name, err)
 	}
+	if _, err := kernel.ParseFormat(string(o.Format)); err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
 	if o.Pool == nil {
 		o.Pool = pool.Default()
 	}
@@ -96,6 +115,8 @@ type layer struct {
 	// made once, so that repacking allocates nothing.
 	panels    []packedPanel
 	packPanel func(worker, i int)
+	// integers are the factors in formats of integers while they are packed.
+	integers []*quant.Matrix
 }
 
 // packedPanel is panel number i of the product, which holds weights of the
@@ -107,6 +128,9 @@ type packedPanel struct {
 
 func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	l := &layer{plan: p, name: p.Spec.Name(), weights: w, opt: opt, stale: true}
+	if opt.Format.Quantized() && (opt.Train || p.Guide != nil) {
+		return nil, fmt.Errorf("runtime: %s: layers of %s run forward, without a guide: want another format to train", l.name, opt.Format)
+	}
 	if err := l.checkWeights(w); err != nil {
 		return nil, err
 	}
@@ -194,6 +218,15 @@ func (l *layer) checkWeights(w Weights) error {
 		return fmt.Errorf("runtime: %s has %d factors, got %d weights", l.name, len(chain), len(w.Factors))
 	}
 	for i := range chain {
+		if m := w.matrix(i); m != nil {
+			if f := &chain[i]; m.Format != f.Format || m.Blocks != f.Factor.Blocks || m.Out != f.Factor.Out || m.In != f.Factor.In {
+				return fmt.Errorf("runtime: %s: weight %s is %s of %d x %d x %d, want %s of %d x %d x %d", l.name, f.Param, m.Format, m.Blocks, m.Out, m.In, f.Format, f.Factor.Blocks, f.Factor.Out, f.Factor.In)
+			}
+			if err := m.Check(); err != nil {
+				return fmt.Errorf("runtime: %s: weight %s: %w", l.name, chain[i].Param, err)
+			}
+			continue
+		}
 		if f := &chain[i]; len(w.Factors[i]) != f.Weights() {
 			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.name, f.Param, len(w.Factors[i]), f.Shape, f.Weights())
 		}
@@ -239,7 +272,37 @@ func (l *layer) listPanels() {
 			p.q.PackWeights(p.i, l.weights.Guide, l.plan.Guide)
 			return
 		}
+		if m := l.integers[p.factor]; m != nil {
+			p.q.PackIntegers(p.i, m)
+			return
+		}
 		p.q.PackWeights(p.i, l.weights.Factors[p.factor], &l.plan.Factors[p.factor])
+	}
+}
+
+// quantize makes integers of the factors in such a format, for as long as they are packed.
+func (l *layer) quantize() {
+	if len(l.integers) == 0 {
+		l.integers = make([]*quant.Matrix, len(l.plan.Factors))
+	}
+	for i := range l.plan.Factors {
+		f := &l.plan.Factors[i]
+		if !f.Format.Quantized() {
+			continue
+		}
+		m := l.weights.matrix(i)
+		if m == nil {
+			c := f.Factor
+			m = quant.New(f.Format, c.Blocks, c.Out, c.In)
+			orders := f.Orders()
+			l.opt.Pool.Run(c.Blocks*c.Out, func(_, r int) {
+				m.SetRow(r, quant.Ordered(l.weights.Factors[i][r*c.In:(r+1)*c.In], orders[r/c.Out]), nil)
+			})
+		}
+		l.integers[i] = m
+		for _, q := range l.forward[i] {
+			q.SetInputs(m)
+		}
 	}
 }
 
@@ -248,7 +311,9 @@ func (l *layer) repack() {
 	if len(l.weights.Factors) == 0 {
 		panic("runtime: " + l.name + " holds packs alone, its weights were dropped")
 	}
+	l.quantize()
 	l.opt.Pool.Run(len(l.panels), l.packPanel)
+	clear(l.integers)
 	if l.plan.Spec.Bias {
 		for _, q := range l.forward[len(l.forward)-1] {
 			q.PackBias(l.weights.Bias, l.plan.Bias)

@@ -21,7 +21,7 @@ func NewLinear(l spec.Linear, w Weights, opt Options) (*Linear, error) {
 	if err := opt.setDefaults(); err != nil {
 		return nil, err
 	}
-	b, err := newLayer(plan.NewLayer(l), w, opt)
+	b, err := newLayer(plan.NewLayer(l).In(opt.Format), w, opt)
 	if err != nil {
 		return nil, err
 	}

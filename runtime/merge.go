@@ -4,12 +4,13 @@ import (
 	"fmt"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Merge computes the dense matrix [out, in] that a layer's factors amount to, by
 // sending the identity through the layer. Guide and bias are no part of it.
 func Merge(l spec.Linear, w Weights, opt Options) ([]float32, error) {
-	l.Bias, l.Guide, opt.Train = false, false, false
+	l.Bias, l.Guide, opt.Train, opt.Format = false, false, false, kernel.F32
 	layer, err := NewLinear(l, Weights{Factors: w.Factors}, opt)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/f64ref"
 	"github.com/structuredffn/sffn/internal/runtimetest"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // subject is a layer or a network with weights, and what both are in float64.
@@ -23,6 +24,7 @@ type subject struct {
 	w       []Weights // of each layer
 	chains  []*f64ref.Chain
 	r       *rand.Rand
+	format  kernel.FormatName // that it runs in
 }
 
 // ratio is the guides' share where a subject has guides.
@@ -221,11 +223,29 @@ func (u *subject) roundings(m int) (n int, own float64) {
 	return n, own
 }
 
+// coarse bounds the relative error of rounding to bfloat16 what each product on the way
+// multiplies, forward and backward, and once more for the weights' gradients; activations
+// pass on less than three times the relative error of their argument, and their
+// derivatives, of arguments that are a quarter or more, as well.
+func (u *subject) coarse() float64 {
+	if u.format == "" || u.format == kernel.F32 {
+		return 0
+	}
+	products := 1
+	for _, l := range u.layers {
+		products += 2 * (len(l.Chain()) + 1)
+	}
+	if u.ffn != nil {
+		products *= 3
+	}
+	return math.Pow(1+0x1p-9, float64(2*products)) - 1
+}
+
 // check compares entry by entry.
 func (u *subject) check(t *testing.T, what string, got []float32, want []float64, m int) {
 	t.Helper()
 	n, own := u.roundings(m)
-	tol := float64(n)*0x1p-24 + own
+	tol := float64(n)*0x1p-24 + own + u.coarse()
 	if len(got) != len(want) {
 		t.Fatalf("%s: %s has %d entries, want %d", u.name, what, len(got), len(want))
 	}

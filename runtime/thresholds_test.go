@@ -50,6 +50,14 @@ var axes = map[plan.Axis]func(n int) []trial{
 			{spec.FFN{Kind: spec.Dense, Hidden: 40, FFN: n, Act: spec.SwiGLU, Bias: true}, []int{1, 66}},
 		}
 	},
+	plan.AxisDepth16: func(n int) []trial {
+		return []trial{
+			{spec.Linear{Kind: spec.LowRank, In: n, Out: 24, Rank: 9, Bias: true, Guide: true}, []int{1, 5}},
+			{spec.FFN{Kind: spec.Dense, Hidden: n, FFN: 24, Act: spec.SwiGLU, Bias: true}, []int{1, 3}},
+			{spec.FFN{Kind: spec.Dense, Hidden: 24, FFN: n, Act: spec.GELU}, []int{1, 3}},
+			{spec.Linear{Kind: spec.BlockShuffle, In: 2 * n, Out: 20, Blocks: 2, Bias: true}, []int{1, 3}},
+		}
+	},
 	plan.AxisRows: func(n int) []trial {
 		return []trial{
 			{spec.Linear{Kind: spec.BlockShuffle, In: 42, Out: 30, Blocks: 6, Bias: true, Guide: true}, []int{n}},
@@ -99,7 +107,13 @@ func TestThresholds(t *testing.T) {
 							n.compare(t, rand.New(rand.NewPCG(1, uint64(m))), m, nil)
 							continue
 						}
-						everyWay(t, newSubject(c.spec, rand.New(rand.NewPCG(1, uint64(m)))), m)
+						formats := []kernel.FormatName{kernel.F32}
+						if p.axis == plan.AxisDepth16 {
+							formats = []kernel.FormatName{kernel.BF16, kernel.BF16W}
+						}
+						for _, format := range formats {
+							everyWay(t, newSubject(c.spec, rand.New(rand.NewPCG(1, uint64(m)))), m, format)
+						}
 					}
 				}
 			default:
@@ -116,8 +130,9 @@ const portableWork = 3e6
 // everyWay runs a subject on all instruction sets and several numbers of
 // threads: with a residual apart and in place, with a Saved and without, all
 // rows at once and the last alone, gradients overwritten and accumulated.
-func everyWay(t *testing.T, u *subject, m int) {
+func everyWay(t *testing.T, u *subject, m int, format kernel.FormatName) {
 	t.Helper()
+	u.format = format
 	x, res, dy := runtimetest.Positive(u.r, m*u.in, 1), runtimetest.Positive(u.r, m*u.out, 1), runtimetest.Positive(u.r, m*u.out, 1)
 	wy, wdx, wg := u.reference(x, res, dy, m)
 	var first *outcome
@@ -133,7 +148,7 @@ func everyWay(t *testing.T, u *subject, m int) {
 			if target.FullWidth && threads == 2 {
 				continue // the same kernels on another schedule
 			}
-			got := u.run(t, Options{Target: &target, Pool: runtimetest.PoolOf(threads), Train: true}, x, res, dy, m)
+			got := u.run(t, Options{Format: format, Target: &target, Pool: runtimetest.PoolOf(threads), Train: true}, x, res, dy, m)
 			u.check(t, fmt.Sprintf("y on %s", isa), got.y, wy, m)
 			u.check(t, fmt.Sprintf("dx on %s", isa), got.dx, wdx, m)
 			for i, g := range got.once {

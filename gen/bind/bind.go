@@ -60,6 +60,7 @@ func Register(pkg string, kernels []kernel.Row) ([]byte, error) {
 		same(g, uint64(kernel.AskB), jen.Qual(kernelPath, "AskB"))
 		same(g, kernel.LaneGroup, jen.Qual(kernelPath, "LaneGroup"))
 		same(g, kernel.MaxKC, jen.Qual(kernelPath, "MaxKC"))
+		same(g, kernel.MaxKC16, jen.Qual(kernelPath, "MaxKC16"))
 	})
 	f.Func().Id("init").Params().Block(jen.Qual(kernelPath, "Register").CallFunc(func(g *jen.Group) {
 		for _, k := range kernels {

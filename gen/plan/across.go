@@ -82,6 +82,6 @@ func (f Factor) lanes(transposed bool) []Product {
 		p.K, p.N = p.N, p.K
 		p.SrcWidth, p.DstWidth, p.PreWidth = p.DstWidth, p.SrcWidth, p.SrcWidth
 	}
-	p.KBlocks = KBlocks(Len(p.K))
+	p.KBlocks = KBlocks(Len(p.K), kernel.F32)
 	return []Product{p}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Run is an arithmetic progression of Len indices: Off, Off+Step, ...
@@ -38,6 +39,29 @@ type Factor struct {
 	Act spec.Act
 	// Across says that the factor's lanes run across its blocks, which lie side by side.
 	Across bool
+	// Format is that of the factor's products.
+	Format kernel.FormatName
+}
+
+// In is the layer with its products in a format. Factors whose lanes run across blocks
+// keep float32, and others too small for integers bfloat16.
+func (l Layer) In(format kernel.FormatName) Layer {
+	l.Factors = slices.Clone(l.Factors)
+	for i := range l.Factors {
+		switch f := &l.Factors[i]; {
+		case f.Across:
+		case format.Quantized() && !f.Quantizes():
+			f.Format = kernel.BF16
+		default:
+			f.Format = format
+		}
+	}
+	if l.Guide != nil {
+		g := *l.Guide
+		g.Format = format
+		l.Guide = &g
+	}
+	return l
 }
 
 // Layer is a planned linear layer.
@@ -90,7 +114,11 @@ func NewLayer(l spec.Linear) Layer {
 }
 
 // NewFFN plans a feed-forward network.
-func NewFFN(f spec.FFN) FFN {
+func NewFFN(f spec.FFN) FFN { return NewFFNIn(f, kernel.F32) }
+
+// NewFFNIn plans a feed-forward network whose products are in a format. Kernels of packs
+// that are not float32 leave the activation to a pass of its own.
+func NewFFNIn(f spec.FFN, format kernel.FormatName) FFN {
 	fc1 := f.FC1()
 	// hidden[j] is the stored place of activation j: block-major, because a
 	// riffle after fc1 would move data that fc2 only deals out again.
@@ -110,12 +138,13 @@ func NewFFN(f spec.FFN) FFN {
 			pre = append(pre, (column+1)*f.FFN+s)
 		}
 	}
-	p := FFN{Spec: f, Apart: apart(last, f.FFN), FC2: NewStoredLayer(f.FC2(), hidden, Identity(f.Hidden), "")}
+	lone := format != "" && format != kernel.F32
+	p := FFN{Spec: f, Apart: lone || apart(last, f.FFN), FC2: NewStoredLayer(f.FC2(), hidden, Identity(f.Hidden), "").In(format)}
 	act := f.Act
 	if p.Apart {
 		act = ""
 	}
-	p.FC1 = NewStoredLayer(fc1, Identity(f.Hidden), pre, act)
+	p.FC1 = NewStoredLayer(fc1, Identity(f.Hidden), pre, act).In(format)
 	return p
 }
 

@@ -182,7 +182,7 @@ func checkShape(t *rapid.T, p Product) {
 // The blocks of k depend on k alone: the same for every target.
 func TestKBlocks(t *testing.T) {
 	for k, want := range map[int][]int{0: nil, 1: {1}, 768: {768}, 769: {388, 381}, 3072: {768, 768, 768, 768}, 7424: {744, 744, 744, 744, 744, 744, 744, 744, 744, 728}} {
-		if got := KBlocks(k); !slices.Equal(got, want) {
+		if got := KBlocks(k, kernel.F32); !slices.Equal(got, want) {
 			t.Errorf("%d: %v, want %v", k, got, want)
 		}
 	}

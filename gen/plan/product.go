@@ -26,6 +26,8 @@ type Product struct {
 	// SrcWidth, DstWidth and PreWidth are the entries of a stored row.
 	SrcWidth, DstWidth, PreWidth int
 	Epilogue                     kernel.Epilogue
+	// Format is that of the pack, and says how it is multiplied.
+	Format kernel.FormatName
 }
 
 // MinRun is the shortest run of neighbouring results worth a product of its
@@ -43,7 +45,7 @@ func (f Factor) Forward() []Product {
 	}
 	var ps []Product
 	for i, b := range f.Blocks {
-		ps = append(ps, split(Product{Block: i, K: b.In, N: b.Out, Up: b.Up,
+		ps = append(ps, split(Product{Block: i, K: b.In, N: b.Out, Up: b.Up, Format: f.Format,
 			SrcWidth: f.InWidth, DstWidth: f.OutWidth, PreWidth: f.PreWidth, Epilogue: kernel.Epilogue(f.Act)})...)
 	}
 	return ps
@@ -58,7 +60,7 @@ func (f Factor) BackwardData() []Product {
 	var ps []Product
 	for i, b := range f.Blocks {
 		k := append(append([]Seg(nil), b.Out...), b.Up...)
-		ps = append(ps, split(Product{Block: i, Transposed: true, K: k, N: b.In,
+		ps = append(ps, split(Product{Block: i, Transposed: true, K: k, N: b.In, Format: f.Format,
 			SrcWidth: f.PreWidth, DstWidth: f.InWidth, PreWidth: f.InWidth})...)
 	}
 	return ps
@@ -67,7 +69,7 @@ func (f Factor) BackwardData() []Product {
 // split makes a product of each run of neighbouring results where all are
 // long enough, or else one indirect product.
 func split(p Product) []Product {
-	p.KBlocks = KBlocks(Len(p.K))
+	p.KBlocks = KBlocks(Len(p.K), p.Format)
 	for _, s := range p.N {
 		if s.Store.Len > 1 && s.Store.Step != 1 || len(p.N) > 1 && s.Store.Len < MinRun {
 			return []Product{p}
@@ -107,12 +109,13 @@ func Len(segs []Seg) int {
 func (p Product) Results() int { return max(1, p.Lanes) * Len(p.N) }
 
 // Columns is the number of columns of the pack, padding included: a multiple
-// of 16.
+// of 16 in float32, of 32 in other formats.
 func (p Product) Columns() int {
 	if p.Lanes > 0 {
 		return groups(p.Lanes) * p.PanelColumns()
 	}
-	n := (Len(p.N) + kernel.HalfPanel - 1) &^ (kernel.HalfPanel - 1)
+	unit := p.format().ColumnUnit()
+	n := (Len(p.N) + unit - 1) / unit * unit
 	if p.Epilogue.Gated() {
 		n *= 2
 	}
@@ -165,9 +168,11 @@ func (p Product) Padding() float64 {
 }
 
 // PanelBytes is the size of a panel of the pack over kc products.
-func (p Product) PanelBytes(kc int) int {
-	f, _ := kernel.F32.Format()
-	return f.PanelBytes(p.PanelColumns(), kc)
+func (p Product) PanelBytes(kc int) int { return p.format().PanelBytes(p.PanelColumns(), kc) }
+
+func (p Product) format() *kernel.Format {
+	f, _ := p.Format.Format()
+	return &f
 }
 
 // KStep is the distance in bytes between neighbouring k of one segment.
@@ -205,11 +210,12 @@ func (p Product) BlockEpilogue(i int) kernel.Epilogue {
 	return kernel.Linear
 }
 
-// KBlocks splits k products into ceil(k/MaxKC) blocks of near-equal depth,
-// multiples of 4 but for the last. It depends on k alone: the sums of every
-// kernel on every target break at the same places.
-func KBlocks(k int) []int {
-	n := (k + kernel.MaxKC - 1) / kernel.MaxKC
+// KBlocks splits k products of a format into ceil(k/MaxKC) blocks of near-equal depth,
+// multiples of 4 but for the last. It depends on k and the format alone: the sums of
+// every kernel on every target break at the same places.
+func KBlocks(k int, format kernel.FormatName) []int {
+	f, _ := format.Format()
+	n := (k + f.MaxKC - 1) / f.MaxKC
 	if n == 0 {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"regexp"
 	"unsafe"
 
 	"github.com/mmcloughlin/avo/attr"
@@ -129,8 +130,12 @@ func (e *asm) finish() ([]byte, error) {
 	if err := pass.Compile(f, e.needs); err != nil {
 		return nil, err
 	}
-	return printer.NewGoAsm(printer.Config{Name: "sffngen"}).Print(f)
+	src, err := printer.NewGoAsm(printer.Config{Name: "sffngen"}).Print(f)
+	return padding.ReplaceAll(src, []byte(" ")), err
 }
+
+// padding is what the printer lines operands up with: a tenth of the text.
+var padding = regexp.MustCompile(" {2,}")
 
 // stubs declares the functions of the files.
 func stubs(pkg, argsType string, files ...*asm) []byte {

@@ -4,6 +4,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
+	"github.com/structuredffn/sffn/gen/simd/pass"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -12,30 +13,62 @@ import (
 // vector of the panel holds one group of each lane's column.
 type step struct {
 	// k is the number of products that one multiplication adds to each lane: a
-	// divisor of the format's group. A group that the depth cuts short is
-	// multiplied as far as it goes. What is multiplied at once of the left operand
+	// divisor of the format's group. What is multiplied at once of the left operand
 	// lies side by side.
 	k int
+	// lastFirst takes the multiplications of a group from its last k to its first.
+	lastFirst bool
 	// load makes b what is multiplied of the vector of a panel at m: the d-th k of
 	// its groups, or the d-th few of them.
 	load func(e *asm, m operand.Mem, d int, b reg.VecVirtual)
-	// left makes x what is multiplied of the left operand at m, in every lane: ks k,
-	// fewer than k where the depth ends.
-	left func(e *asm, m operand.Mem, ks int, x reg.VecVirtual)
+	// left makes x what is multiplied of the left operand at m, in every lane.
+	left func(e *asm, m operand.Mem, x reg.VecVirtual)
 	// multiply adds the products of x and b to sum.
 	multiply func(e *asm, x, b, sum reg.VecVirtual)
 }
 
-// steps has a row for each format with kernels.
-var steps = map[kernel.FormatName]step{
-	kernel.F32: {
-		k:        1,
-		load:     func(e *asm, m operand.Mem, _ int, b reg.VecVirtual) { e.VMOVUPS(m, b) },
-		left:     broadcast,
-		multiply: fma,
-	},
+// steps has a row for each format and instruction set with kernels.
+var steps = map[kernel.FormatName]map[kernel.ISA]step{
+	kernel.F32:   {kernel.AVX512: float32Step, kernel.AVX2: float32Step},
+	kernel.BF16W: {kernel.AVX512: widened(false), kernel.AVX2: widened(false)},
+	kernel.BF16:  {kernel.AVX512: pairStep, kernel.AVX2: widened(true)},
 }
 
-func broadcast(e *asm, m operand.Mem, _ int, x reg.VecVirtual) { e.VBROADCASTSS(m, x) }
+var float32Step = step{
+	k:        1,
+	load:     func(e *asm, m operand.Mem, _ int, b reg.VecVirtual) { e.VMOVUPS(m, b) },
+	left:     broadcast,
+	multiply: fma,
+}
+
+// pairStep multiplies a pair of bfloat16 at a time, of which each lane of the panel and
+// each entry of the left operand holds one.
+var pairStep = step{
+	k:        2,
+	load:     func(e *asm, m operand.Mem, _ int, b reg.VecVirtual) { e.VMOVUPS(m, b) },
+	left:     broadcast,
+	multiply: func(e *asm, x, b, sum reg.VecVirtual) { e.Instruction(pass.VDPBF16PS(b, x, sum)) },
+}
+
+// widened takes bfloat16 apart: lane c of a vector holds w[2p][c] | w[2p+1][c] << 16, and
+// a bfloat16 is the upper half of a float32.
+func widened(lastFirst bool) step {
+	return step{
+		k:         1,
+		lastFirst: lastFirst,
+		load: func(e *asm, m operand.Mem, d int, b reg.VecVirtual) {
+			e.VMOVUPS(m, b)
+			if d == 0 {
+				e.VPSLLD(operand.U8(16), b, b)
+				return
+			}
+			e.VANDPS(e.bits(0xffff0000), b, b)
+		},
+		left:     broadcast,
+		multiply: fma,
+	}
+}
+
+func broadcast(e *asm, m operand.Mem, x reg.VecVirtual) { e.VBROADCASTSS(m, x) }
 
 func fma(e *asm, x, b, sum reg.VecVirtual) { e.VFMADD231PS(b, x, sum) }

@@ -18,7 +18,7 @@ func (m *integers) int4(groups reg.GPVirtual) [][]reg.VecVirtual {
 	}
 	low := m.Vec()
 	m.VMOVUPS(m.bits(0x0f0f0f0f), low)
-	m.eachGroup(groups, int4Group, func() {
+	m.eachGroup(groups, int4Scales, func() {
 		var parts [][]reg.VecVirtual
 		switch {
 		case !m.wide():
@@ -28,12 +28,12 @@ func (m *integers) int4(groups reg.GPVirtual) [][]reg.VecVirtual {
 		default:
 			parts = m.int4Tile(low)
 		}
-		for at := 0; m.Ahead > 0 && at < 2*kernel.Panel; at += 64 {
-			m.PREFETCHT0(mem(m.b, int4Scales+at+64*m.Ahead))
+		if m.Ahead > 0 {
+			m.PREFETCHT0(mem(m.b, 64*m.Ahead))
 		}
 		for j := range m.nv {
 			s := m.Vec()
-			m.VPMOVZXWD(mem(m.b, int4Scales+2*m.column+j*m.Bytes()/2), s)
+			m.VPMOVZXWD(m.columns(m.b, 2, j*m.Bytes()/2), s)
 			m.VPSLLD(operand.U8(16), s, s)
 			for i, row := range parts {
 				m.VCVTDQ2PS(row[j], row[j])
@@ -60,7 +60,7 @@ const int4Lines = kernel.QuantGroup / 8
 // int4Tile takes weights apart once for all rows.
 func (m *integers) int4Tile(low reg.VecVirtual) [][]reg.VecVirtual {
 	parts := m.beginParts()
-	for line := range int4Lines {
+	m.lines(int4Lines, 8, func(line int) {
 		ls, hs := m.vecs(m.nv), m.vecs(m.nv)
 		for j := range m.nv {
 			m.VMOVUPS(m.weights(line, j), hs[j])
@@ -78,7 +78,7 @@ func (m *integers) int4Tile(low reg.VecVirtual) [][]reg.VecVirtual {
 				}
 			}
 		}
-	}
+	})
 	return parts
 }
 
@@ -90,7 +90,7 @@ func (m *integers) int4One(low reg.VecVirtual) [][]reg.VecVirtual {
 	for _, h := range hs {
 		m.Zero(h)
 	}
-	for line := range int4Lines {
+	m.lines(int4Lines, 8, func(line int) {
 		x, y := m.Vec(), m.Vec()
 		m.VPBROADCASTD(m.left(0, 4+8*line), x)
 		m.VPBROADCASTD(m.left(0, 4+8*line+4), y)
@@ -103,7 +103,7 @@ func (m *integers) int4One(low reg.VecVirtual) [][]reg.VecVirtual {
 			m.VPDPBUSD(y, w, hs[j])
 		}
 		m.ask(line)
-	}
+	})
 	for j, h := range hs {
 		m.VPSRAD(operand.U8(4), h, h)
 		m.VPADDD(h, parts[0][j], parts[0][j])
@@ -114,7 +114,12 @@ func (m *integers) int4One(low reg.VecVirtual) [][]reg.VecVirtual {
 // int4Narrow sums pairs as int16, which a group does not overflow: 8 x 2 x 15 x 127.
 func (m *integers) int4Narrow(low reg.VecVirtual) [][]reg.VecVirtual {
 	parts := m.table()
-	for line := range int4Lines {
+	for _, row := range parts {
+		for _, v := range row {
+			m.Zero(v)
+		}
+	}
+	m.lines(int4Lines, 8, func(line int) {
 		ls, hs := m.vecs(m.nv), m.vecs(m.nv)
 		for j := range m.nv {
 			m.VMOVUPS(m.weights(line, j), hs[j])
@@ -128,20 +133,16 @@ func (m *integers) int4Narrow(low reg.VecVirtual) [][]reg.VecVirtual {
 				x := m.Vec()
 				m.VPBROADCASTD(m.left(i, 4+8*line+4*half), x)
 				for j, w := range ws {
-					if line+half == 0 {
-						m.VPMADDUBSW(x, w, row[j])
-						continue
-					}
 					p := m.Vec()
 					m.VPMADDUBSW(x, w, p)
 					m.VPADDW(p, row[j], row[j])
 				}
 			}
 		}
-	}
+	})
 	for i, row := range parts {
 		x := m.Vec()
-		m.VPBROADCASTD(m.left(i, 0), x)
+		m.VPBROADCASTD(m.left(i, -kernel.QuantGroup), x) // the rows have gone on
 		for _, v := range row {
 			m.VPMADDWD(m.ones, v, v)
 			m.VPADDD(x, v, v)

@@ -19,15 +19,15 @@ func (m *integers) int8(groups reg.GPVirtual) [][]reg.VecVirtual {
 			}
 		}
 	}
-	m.eachGroup(groups, int8Group, func() {
-		for line := range kernel.QuantGroup / 4 {
+	m.eachGroup(groups, 0, func() {
+		m.lines(kernel.QuantGroup/4, 4, func(line int) {
 			m.int8Line(sums, line)
 			m.ask(line)
-		}
+		})
 	})
 	for j := range m.nv {
 		s := m.Vec()
-		m.VMOVUPS(mem(m.b, kernel.EntryBytes*m.column+j*m.Bytes()), s)
+		m.VMOVUPS(m.columns(m.b, kernel.EntryBytes, j*m.Bytes()), s)
 		for _, row := range sums {
 			m.VCVTDQ2PS(row[j], row[j])
 			m.VMULPS(s, row[j], row[j])

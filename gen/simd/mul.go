@@ -82,11 +82,8 @@ func (e *asm) mul(k kernel.Row) error {
 	if m.format, ok = k.Format.Format(); !ok {
 		return fmt.Errorf("simd: unknown format %q", k.Format)
 	}
-	if m.step, ok = steps[m.format.Name]; !ok {
-		return fmt.Errorf("simd: format %s has no inner step", m.format.Name)
-	}
-	if m.step.k > 1 && (k.Strip || k.Shape != nil && k.Shape.KStep != kernel.EntryBytes) {
-		return fmt.Errorf("simd: kernel %s: format %s multiplies neighbours only", k.Name(), m.format.Name)
+	if m.step, ok = steps[m.format.Name][k.ISA]; !ok {
+		return fmt.Errorf("simd: format %s has no inner step on %s", m.format.Name, k.ISA)
 	}
 	if activations[k.Epilogue] == nil {
 		return fmt.Errorf("simd: activation %q has no epilogue", k.Epilogue)
@@ -255,14 +252,18 @@ func (m *tile) panelVec(g, j int) operand.Mem {
 // the left operand of row i at the u-th k, and next, where not nil, is called after
 // each.
 func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
-	for u := 0; u < us; u += m.step.k {
+	for at := 0; at < us; at += m.step.k {
+		u := at
+		if group := m.format.KGroup; m.step.lastFirst {
+			u = at/group*group + group - m.step.k - at%group
+		}
 		bs := m.vecs(len(m.columnAt))
 		for j, b := range bs {
 			m.step.load(m.asm, m.panelVec(u/m.format.KGroup, j), u%m.format.KGroup/m.step.k, b)
 		}
 		for i, row := range m.acc {
 			x := m.Vec()
-			m.step.left(m.asm, a(u, i), min(m.step.k, us-u), x)
+			m.step.left(m.asm, a(u, i), x)
 			for j, b := range bs {
 				m.step.multiply(m.asm, x, b, row[j])
 			}
@@ -272,6 +273,10 @@ func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
 		}
 	}
 }
+
+// leftBytes is the size of what us k of a packed row of the left operand take: four bytes
+// a multiplication.
+func (m *tile) leftBytes(us int) int { return us * m.format.LeftType(m.ISA).Bits / 8 }
 
 // advance moves b past us k.
 func (m *tile) advance(us int) {
@@ -287,9 +292,9 @@ func (m *tile) products() {
 		segs, n := m.load(argSegs), m.GP64()
 		m.MOVQ(mem(segs, int(segLen)), n)
 		m.countedLoop(n, func(us int) {
-			m.round(us, func(u, i int) operand.Mem { return mem(ap, kernel.EntryBytes*(u*m.MR+i)) }, nil)
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, m.leftBytes(u)*m.MR+kernel.EntryBytes*i) }, nil)
 			m.advance(us)
-			m.ADDQ(operand.I32(int32(us*kernel.EntryBytes*m.MR)), ap)
+			m.ADDQ(operand.I32(int32(m.leftBytes(us)*m.MR)), ap)
 		})
 	default:
 		m.stridedProducts()
@@ -297,7 +302,7 @@ func (m *tile) products() {
 }
 
 // countedLoop runs body(Unroll) n/Unroll times, then a group of k at a time, then
-// what is left of one. n is destroyed.
+// what is left of one, of which packed rows leave nothing. n is destroyed.
 func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	rest, end := m.label("rest"), m.label("end")
 	main, one := m.label("main"), m.label("one")
@@ -328,6 +333,10 @@ func (m *tile) countedLoop(n reg.GPVirtual, body func(us int)) {
 	m.JGE(m.jump(one))
 	m.Label(part)
 	m.ADDQ(operand.I32(int32(group)), n)
+	if m.format.Packs() {
+		m.Label(end)
+		return
+	}
 	m.JZ(m.jump(end))
 	for us := 1; us < group; us++ {
 		more := m.label("more")
@@ -345,13 +354,17 @@ func (m *tile) constantProducts() {
 	s := m.Shape
 	ap := m.load(argA)
 	n := len(s.Segs)
+	step := func(us int) int { return us * s.KStep }
+	if m.format.Packs() {
+		step = m.leftBytes
+	}
 	body := func() {
 		us := m.Unroll
 		block := func(us int) {
-			m.round(us, func(u, i int) operand.Mem { return mem(ap, i*s.LDA+u*s.KStep) }, nil)
+			m.round(us, func(u, i int) operand.Mem { return mem(ap, i*s.LDA+step(u)) }, nil)
 			m.askAhead(us)
 			m.advance(us)
-			m.ADDQ(operand.I32(int32(us*s.KStep)), ap)
+			m.ADDQ(operand.I32(int32(step(us))), ap)
 		}
 		if c := s.Segs[0].Len / us; c > 0 {
 			k, l := m.GP64(), m.label("k")
@@ -382,7 +395,11 @@ func (m *tile) constantProducts() {
 // from pointers 5 rows apart: with the stride and three times the stride as
 // index registers, one pointer reaches rows 0 to 4 and 6, 8, 12.
 func (m *tile) stridedProducts() {
-	lda, lda3, kStep := m.load(argLDA), m.GP64(), m.load(argKStep)
+	lda, lda3 := m.load(argLDA), m.GP64()
+	var kStep reg.GPVirtual
+	if !m.format.Packs() {
+		kStep = m.load(argKStep)
+	}
 	m.LEAQ(indexed(lda, lda, 2, 0), lda3)
 	segs, nsegs := m.load(argSegs), m.load(argNSegs)
 	l := m.label("seg")
@@ -399,16 +416,24 @@ func (m *tile) stridedProducts() {
 		m.ADDQ(lda, ptrs[i])
 	}
 	row := func(_, i int) operand.Mem { return stride{lda, lda3}.at(ptrs[i/pointerRows], i%pointerRows) }
+	next := func() {
+		for _, p := range ptrs {
+			m.ADDQ(kStep, p)
+		}
+	}
+	if m.format.Packs() {
+		at := row
+		row, next = func(u, i int) operand.Mem { return at(u, i).Offset(m.leftBytes(u)) }, nil
+	}
 	n := m.GP64()
 	m.MOVQ(mem(segs, int(segLen)), n)
 	m.countedLoop(n, func(us int) {
-		m.round(us, row, func() {
-			for range m.step.k {
-				for _, p := range ptrs {
-					m.ADDQ(kStep, p)
-				}
+		m.round(us, row, next)
+		if m.format.Packs() {
+			for _, p := range ptrs {
+				m.ADDQ(operand.I32(int32(m.leftBytes(us))), p)
 			}
-		})
+		}
 		m.askAhead(us)
 		m.advance(us)
 	})

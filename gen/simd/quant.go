@@ -22,7 +22,7 @@ type integers struct {
 	rows   []reg.GPVirtual
 	by     stride
 	b      reg.GPVirtual // walks the panel
-	column int           // the first one of the sweep
+	column reg.GPVirtual // the first one of the sweep, where there are several
 	nv     int           // vectors of a sweep
 	ones   reg.VecVirtual
 }
@@ -31,9 +31,7 @@ type integers struct {
 // of 32 k with what is behind it.
 const (
 	quantLine  = 4 * kernel.Panel
-	int8Group  = kernel.QuantGroup * kernel.Panel
-	int4Scales = kernel.QuantGroup / 2 * kernel.Panel
-	int4Group  = int4Scales + 2*kernel.Panel
+	int4Scales = 2 * kernel.Panel
 )
 
 func (e *asm) integers(k kernel.Row) error {
@@ -53,8 +51,16 @@ func (e *asm) integers(k kernel.Row) error {
 	t, next := e.GP64(), e.label("tile")
 	e.XORQ(t, t)
 	e.Label(next)
-	for sweep := range k.Sweeps {
-		m.column = sweep * k.NR / k.Sweeps
+	if k.Sweeps > 1 {
+		m.column = e.GP64()
+		e.XORQ(m.column, m.column)
+		half := e.label("sweep")
+		e.Label(half)
+		m.sweep(t, panel, groups)
+		e.ADDQ(operand.I32(int32(k.NR/k.Sweeps)), m.column)
+		e.CMPQ(m.column, operand.I32(int32(k.NR)))
+		e.JL(e.jump(half))
+	} else {
 		m.sweep(t, panel, groups)
 	}
 	e.ADDQ(e.field(argPanelStep), panel)
@@ -63,6 +69,15 @@ func (e *asm) integers(k kernel.Row) error {
 	e.JL(e.jump(next))
 	e.done()
 	return nil
+}
+
+// columns is what lies disp bytes behind a place of the panel's first column, of so many
+// bytes each: where that of the sweep lies.
+func (m *integers) columns(base reg.Register, bytes uint8, disp int) operand.Mem {
+	if m.Sweeps == 1 {
+		return mem(base, disp)
+	}
+	return indexed(base, m.column, bytes, disp)
 }
 
 // constantOnes are the int16 that VPMADDWD sums pairs by.
@@ -105,27 +120,48 @@ func (m *integers) left(i, disp int) operand.Mem {
 
 // weights are those of vector j of a line of the group at b.
 func (m *integers) weights(line, j int) operand.Mem {
-	return mem(m.b, line*quantLine+4*m.column+j*m.Bytes())
+	return m.columns(m.b, 4, line*quantLine+j*m.Bytes())
 }
 
-// eachGroup runs body for each group of 32 k, each so many bytes of the panel.
-func (m *integers) eachGroup(groups reg.GPVirtual, bytes int, body func()) {
+// eachGroup runs body for each group of 32 k, whose lines it passes; behind them are so
+// many bytes of the panel.
+func (m *integers) eachGroup(groups reg.GPVirtual, behind int, body func()) {
 	n, l := m.GP64(), m.label("group")
 	m.MOVQ(groups, n)
 	m.Label(l)
 	body()
-	m.ADDQ(operand.I32(int32(bytes)), m.b)
+	if behind > 0 {
+		m.ADDQ(operand.I32(int32(behind)), m.b)
+	}
 	for _, p := range m.rows {
-		m.ADDQ(operand.I32(kernel.LeftGroupBytes), p)
+		m.ADDQ(operand.I32(kernel.LeftGroupBytes-kernel.QuantGroup), p)
 	}
 	m.DECQ(n)
 	m.JNZ(m.jump(l))
 }
 
+// lines runs body for so many lines of a group, two at a time: the first of them, and then
+// the bytes of a row that one has. b and the rows go on.
+func (m *integers) lines(n, left int, body func(line int)) {
+	const at = 2
+	c, l := m.GP64(), m.label("line")
+	m.MOVQ(operand.U32(uint32(n/at)), c)
+	m.Label(l)
+	for line := range at {
+		body(line)
+	}
+	m.ADDQ(operand.I32(at*quantLine), m.b)
+	for _, p := range m.rows {
+		m.ADDQ(operand.I32(int32(at*left)), p)
+	}
+	m.DECQ(c)
+	m.JNZ(m.jump(l))
+}
+
 // ask asks for the lines of a group that come Ahead lines later.
 func (m *integers) ask(line int) {
-	for at := 4 * m.column; m.Ahead > 0 && at < 4*(m.column+kernel.Panel/m.Sweeps); at += 64 {
-		m.PREFETCHT0(mem(m.b, line*quantLine+at+64*m.Ahead))
+	for at := 0; m.Ahead > 0 && at < quantLine/m.Sweeps; at += 64 {
+		m.PREFETCHT0(m.columns(m.b, 4, line*quantLine+at+64*m.Ahead))
 	}
 }
 
@@ -154,7 +190,9 @@ func (m *integers) store(t reg.GPVirtual, sums [][]reg.VecVirtual) {
 		}
 	}
 	m.IMUL3Q(operand.U32(kernel.EntryBytes*kernel.Panel), t, at)
-	m.ADDQ(operand.I32(int32(kernel.EntryBytes*m.column)), at)
+	if m.Sweeps > 1 {
+		m.LEAQ(indexed(at, m.column, kernel.EntryBytes, 0), at)
+	}
 	optional := func(field uintptr, body func(p reg.GPVirtual)) {
 		skip, p := m.label("skip"), m.load(field)
 		m.TESTQ(p, p)

@@ -431,8 +431,11 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		n := e.vecRow.StripRows
 		e.pack(n, func(src, dst reg.GPVirtual) { e.copyStepped(src, dst, n) })
 	},
-	kernel.OpCopyRuns: func(e *asm) { e.copyRuns() },
-	kernel.OpRead:     func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
+	kernel.OpCopyRuns:  func(e *asm) { e.copyRuns() },
+	kernel.OpBF16:      func(e *asm) { e.bf16() },
+	kernel.OpBF16Pairs: func(e *asm) { e.bf16Pairs() },
+	kernel.OpRoundBF16: func(e *asm) { e.roundedBF16() },
+	kernel.OpRead:      func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)

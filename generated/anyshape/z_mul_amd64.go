@@ -7,6 +7,126 @@ package anyshape
 import "github.com/structuredffn/sffn/runtime/kernel"
 
 //go:noescape
+func mul_bf16_any_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_13x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_14x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_9x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_10x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_11x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_13x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_14x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_3x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_5x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_7x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_8x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_9x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_across_1x1_avx512(a *kernel.Args)
 
 //go:noescape
@@ -469,9 +589,6 @@ func mul_int4_any_1x32_avx512(a *kernel.Args)
 func mul_int4_any_2x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_int4_any_3x32_avx512(a *kernel.Args)
-
-//go:noescape
 func mul_int4_any_4x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -487,16 +604,64 @@ func mul_int8_any_1x32_avx512(a *kernel.Args)
 func mul_int8_any_2x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_int8_any_3x32_avx512(a *kernel.Args)
-
-//go:noescape
 func mul_int8_any_4x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_int8_any_6x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_int8_any_8x32_avx512(a *kernel.Args)
+func mul_bf16_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_any_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16_strip_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_3x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_5x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_bf16w_any_6x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_across_1x1_avx2(a *kernel.Args)
@@ -707,9 +872,6 @@ func mul_int8_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_int8_any_2x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_int8_any_3x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_int8_any_4x32_avx2(a *kernel.Args)

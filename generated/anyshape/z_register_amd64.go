@@ -11,42 +11,43 @@ import (
 // The kernels do not compile with another layout of their arguments, other flags or
 // other sizes of sums than they were made for.
 var (
-	_ [4]struct{}   = [kernel.ABI]struct{}{}
-	_ [0]struct{}   = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
-	_ [8]struct{}   = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
-	_ [16]struct{}  = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
-	_ [24]struct{}  = [unsafe.Offsetof(kernel.Args{}.Bias)]struct{}{}
-	_ [32]struct{}  = [unsafe.Offsetof(kernel.Args{}.Residual)]struct{}{}
-	_ [40]struct{}  = [unsafe.Offsetof(kernel.Args{}.Aux)]struct{}{}
-	_ [48]struct{}  = [unsafe.Offsetof(kernel.Args{}.Segs)]struct{}{}
-	_ [56]struct{}  = [unsafe.Offsetof(kernel.Args{}.NSegs)]struct{}{}
-	_ [64]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDA)]struct{}{}
-	_ [72]struct{}  = [unsafe.Offsetof(kernel.Args{}.KStep)]struct{}{}
-	_ [80]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDC)]struct{}{}
-	_ [88]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDAux)]struct{}{}
-	_ [96]struct{}  = [unsafe.Offsetof(kernel.Args{}.UpAux)]struct{}{}
-	_ [104]struct{} = [unsafe.Offsetof(kernel.Args{}.NTiles)]struct{}{}
-	_ [112]struct{} = [unsafe.Offsetof(kernel.Args{}.PanelStep)]struct{}{}
-	_ [120]struct{} = [unsafe.Offsetof(kernel.Args{}.Ahead)]struct{}{}
-	_ [128]struct{} = [unsafe.Offsetof(kernel.Args{}.Alpha)]struct{}{}
-	_ [132]struct{} = [unsafe.Offsetof(kernel.Args{}.Flags)]struct{}{}
-	_ [136]struct{} = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
-	_ [144]struct{} = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
-	_ [152]struct{} = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
-	_ [168]struct{} = [unsafe.Offsetof(kernel.Args{}.LDB)]struct{}{}
-	_ [176]struct{} = [unsafe.Offsetof(kernel.Args{}.ColB)]struct{}{}
-	_ [184]struct{} = [unsafe.Offsetof(kernel.Args{}.ColC)]struct{}{}
-	_ [192]struct{} = [unsafe.Sizeof(kernel.Args{})]struct{}{}
-	_ [0]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
-	_ [8]struct{}   = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
-	_ [16]struct{}  = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
-	_ [1]struct{}   = [kernel.Accumulate]struct{}{}
-	_ [2]struct{}   = [kernel.Scale]struct{}{}
-	_ [4]struct{}   = [kernel.PreOnly]struct{}{}
-	_ [8]struct{}   = [kernel.Continue]struct{}{}
-	_ [16]struct{}  = [kernel.AskB]struct{}{}
-	_ [16]struct{}  = [kernel.LaneGroup]struct{}{}
-	_ [768]struct{} = [kernel.MaxKC]struct{}{}
+	_ [4]struct{}    = [kernel.ABI]struct{}{}
+	_ [0]struct{}    = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
+	_ [8]struct{}    = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
+	_ [16]struct{}   = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}
+	_ [24]struct{}   = [unsafe.Offsetof(kernel.Args{}.Bias)]struct{}{}
+	_ [32]struct{}   = [unsafe.Offsetof(kernel.Args{}.Residual)]struct{}{}
+	_ [40]struct{}   = [unsafe.Offsetof(kernel.Args{}.Aux)]struct{}{}
+	_ [48]struct{}   = [unsafe.Offsetof(kernel.Args{}.Segs)]struct{}{}
+	_ [56]struct{}   = [unsafe.Offsetof(kernel.Args{}.NSegs)]struct{}{}
+	_ [64]struct{}   = [unsafe.Offsetof(kernel.Args{}.LDA)]struct{}{}
+	_ [72]struct{}   = [unsafe.Offsetof(kernel.Args{}.KStep)]struct{}{}
+	_ [80]struct{}   = [unsafe.Offsetof(kernel.Args{}.LDC)]struct{}{}
+	_ [88]struct{}   = [unsafe.Offsetof(kernel.Args{}.LDAux)]struct{}{}
+	_ [96]struct{}   = [unsafe.Offsetof(kernel.Args{}.UpAux)]struct{}{}
+	_ [104]struct{}  = [unsafe.Offsetof(kernel.Args{}.NTiles)]struct{}{}
+	_ [112]struct{}  = [unsafe.Offsetof(kernel.Args{}.PanelStep)]struct{}{}
+	_ [120]struct{}  = [unsafe.Offsetof(kernel.Args{}.Ahead)]struct{}{}
+	_ [128]struct{}  = [unsafe.Offsetof(kernel.Args{}.Alpha)]struct{}{}
+	_ [132]struct{}  = [unsafe.Offsetof(kernel.Args{}.Flags)]struct{}{}
+	_ [136]struct{}  = [unsafe.Offsetof(kernel.Args{}.MR)]struct{}{}
+	_ [144]struct{}  = [unsafe.Offsetof(kernel.Args{}.NR)]struct{}{}
+	_ [152]struct{}  = [unsafe.Offsetof(kernel.Args{}.Epilogue)]struct{}{}
+	_ [168]struct{}  = [unsafe.Offsetof(kernel.Args{}.LDB)]struct{}{}
+	_ [176]struct{}  = [unsafe.Offsetof(kernel.Args{}.ColB)]struct{}{}
+	_ [184]struct{}  = [unsafe.Offsetof(kernel.Args{}.ColC)]struct{}{}
+	_ [192]struct{}  = [unsafe.Sizeof(kernel.Args{})]struct{}{}
+	_ [0]struct{}    = [unsafe.Offsetof(kernel.Segment{}.Off)]struct{}{}
+	_ [8]struct{}    = [unsafe.Offsetof(kernel.Segment{}.Len)]struct{}{}
+	_ [16]struct{}   = [unsafe.Sizeof(kernel.Segment{})]struct{}{}
+	_ [1]struct{}    = [kernel.Accumulate]struct{}{}
+	_ [2]struct{}    = [kernel.Scale]struct{}{}
+	_ [4]struct{}    = [kernel.PreOnly]struct{}{}
+	_ [8]struct{}    = [kernel.Continue]struct{}{}
+	_ [16]struct{}   = [kernel.AskB]struct{}{}
+	_ [16]struct{}   = [kernel.LaneGroup]struct{}{}
+	_ [768]struct{}  = [kernel.MaxKC]struct{}{}
+	_ [3072]struct{} = [kernel.MaxKC16]struct{}{}
 )
 
 func init() {
@@ -75,16 +76,53 @@ func init() {
 		kernel.Info{Name: "mul_f32_across_6x2_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 2, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x2_avx512},
 		kernel.Info{Name: "mul_f32_across_6x3_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 3, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x3_avx512},
 		kernel.Info{Name: "mul_f32_across_6x4_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 6, NR: 4, Across: true, Sweeps: 1, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_6x4_avx512},
+		kernel.Info{Name: "mul_bf16_any_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 1, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_any_1x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_2x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 2, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_any_2x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_3x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 3, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_3x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_4x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 4, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_4x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_5x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 5, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_5x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_6x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 6, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_6x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_7x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 7, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_7x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_8x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 8, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_8x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_9x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 9, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_9x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_10x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 10, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_10x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_11x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 11, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_11x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 12, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_12x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_13x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 13, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_13x32_avx512},
+		kernel.Info{Name: "mul_bf16_any_14x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 14, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_14x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 1, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_1x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_2x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 2, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_2x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_3x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 3, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_3x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_4x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 4, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_4x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_5x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 5, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_5x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_6x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 6, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_6x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_7x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 7, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_7x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_8x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 8, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_8x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_9x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 9, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_9x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_10x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 10, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_10x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_11x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 11, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_11x32_avx512},
+		kernel.Info{Name: "mul_bf16_strip_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16", MR: 12, NR: 32, Strip: true, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_12x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 1, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16w_any_1x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_2x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 2, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_bf16w_any_2x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_3x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 3, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_3x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_4x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 4, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_4x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_5x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 5, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_5x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_6x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 6, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_6x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_7x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 7, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_7x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_8x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 8, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_8x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_9x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 9, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_9x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_10x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 10, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_10x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_11x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 11, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_11x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 12, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_12x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_13x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 13, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_13x32_avx512},
+		kernel.Info{Name: "mul_bf16w_any_14x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "bf16w", MR: 14, NR: 32, Sweeps: 1, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_14x32_avx512},
 		kernel.Info{Name: "mul_int8_any_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 1, NR: 32, Sweeps: 1, Unroll: 4}, Func: mul_int8_any_1x32_avx512},
 		kernel.Info{Name: "mul_int8_any_2x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 2, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_2x32_avx512},
-		kernel.Info{Name: "mul_int8_any_3x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 3, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_3x32_avx512},
 		kernel.Info{Name: "mul_int8_any_4x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 4, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_4x32_avx512},
 		kernel.Info{Name: "mul_int8_any_6x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 6, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_6x32_avx512},
-		kernel.Info{Name: "mul_int8_any_8x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 8, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_8x32_avx512},
 		kernel.Info{Name: "mul_int8_any_12x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int8", MR: 12, NR: 32, Sweeps: 1, Unroll: 4, Ahead: 64}, Func: mul_int8_any_12x32_avx512},
 		kernel.Info{Name: "mul_int4_any_1x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int4", MR: 1, NR: 32, Sweeps: 1, Unroll: 8, Ahead: 64}, Func: mul_int4_any_1x32_avx512},
 		kernel.Info{Name: "mul_int4_any_2x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int4", MR: 2, NR: 32, Sweeps: 1, Unroll: 8, Ahead: 64}, Func: mul_int4_any_2x32_avx512},
-		kernel.Info{Name: "mul_int4_any_3x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int4", MR: 3, NR: 32, Sweeps: 1, Unroll: 8, Ahead: 64}, Func: mul_int4_any_3x32_avx512},
 		kernel.Info{Name: "mul_int4_any_4x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int4", MR: 4, NR: 32, Sweeps: 1, Unroll: 8, Ahead: 64}, Func: mul_int4_any_4x32_avx512},
 		kernel.Info{Name: "mul_int4_any_6x32_avx512", Row: kernel.Row{ISA: "avx512", Format: "int4", MR: 6, NR: 32, Sweeps: 1, Unroll: 8, Ahead: 64}, Func: mul_int4_any_6x32_avx512},
 		kernel.Info{Name: "mul_f32_any_1x64_avx512", Row: kernel.Row{ISA: "avx512", Format: "f32", MR: 1, NR: 64, Sweeps: 1, Unroll: 4, PrefetchC: true}, Func: mul_f32_any_1x64_avx512},
@@ -227,9 +265,26 @@ func init() {
 		kernel.Info{Name: "mul_f32_across_4x1_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 1, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x1_avx2},
 		kernel.Info{Name: "mul_f32_across_4x2_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 2, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x2_avx2},
 		kernel.Info{Name: "mul_f32_across_4x3_avx2", Row: kernel.Row{ISA: "avx2", Format: "f32", MR: 4, NR: 3, Across: true, Sweeps: 2, Unroll: 1, PrefetchC: true, Ahead: 1}, Func: mul_f32_across_4x3_avx2},
+		kernel.Info{Name: "mul_bf16_any_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 1, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_any_1x32_avx2},
+		kernel.Info{Name: "mul_bf16_any_2x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 2, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_any_2x32_avx2},
+		kernel.Info{Name: "mul_bf16_any_3x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 3, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_3x32_avx2},
+		kernel.Info{Name: "mul_bf16_any_4x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 4, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_4x32_avx2},
+		kernel.Info{Name: "mul_bf16_any_5x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 5, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_5x32_avx2},
+		kernel.Info{Name: "mul_bf16_any_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 6, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16_any_6x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 1, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_1x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_2x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 2, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_2x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_3x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 3, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_3x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_4x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 4, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_4x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_5x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 5, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_5x32_avx2},
+		kernel.Info{Name: "mul_bf16_strip_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16", MR: 6, NR: 32, Strip: true, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16_strip_6x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 1, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16w_any_1x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_2x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 2, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true}, Func: mul_bf16w_any_2x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_3x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 3, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_3x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_4x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 4, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_4x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_5x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 5, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_5x32_avx2},
+		kernel.Info{Name: "mul_bf16w_any_6x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "bf16w", MR: 6, NR: 32, Sweeps: 2, Unroll: 4, PrefetchC: true, Ahead: 2}, Func: mul_bf16w_any_6x32_avx2},
 		kernel.Info{Name: "mul_int8_any_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int8", MR: 1, NR: 32, Sweeps: 2, Unroll: 4}, Func: mul_int8_any_1x32_avx2},
 		kernel.Info{Name: "mul_int8_any_2x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int8", MR: 2, NR: 32, Sweeps: 2, Unroll: 4, Ahead: 64}, Func: mul_int8_any_2x32_avx2},
-		kernel.Info{Name: "mul_int8_any_3x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int8", MR: 3, NR: 32, Sweeps: 2, Unroll: 4, Ahead: 64}, Func: mul_int8_any_3x32_avx2},
 		kernel.Info{Name: "mul_int8_any_4x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int8", MR: 4, NR: 32, Sweeps: 2, Unroll: 4, Ahead: 64}, Func: mul_int8_any_4x32_avx2},
 		kernel.Info{Name: "mul_int4_any_1x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int4", MR: 1, NR: 32, Sweeps: 2, Unroll: 8, Ahead: 64}, Func: mul_int4_any_1x32_avx2},
 		kernel.Info{Name: "mul_int4_any_2x32_avx2", Row: kernel.Row{ISA: "avx2", Format: "int4", MR: 2, NR: 32, Sweeps: 2, Unroll: 8, Ahead: 64}, Func: mul_int4_any_2x32_avx2},

@@ -79,6 +79,15 @@ func vec_f32_packstripsstep_avx512(a *kernel.VecArgs)
 func vec_f32_copyruns_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_bf16_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_bf16pairs_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_roundbf16_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_largest_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -161,6 +170,15 @@ func vec_f32_packstripsstep_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_copyruns_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_bf16_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_bf16pairs_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_roundbf16_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_largest_avx2(a *kernel.VecArgs)

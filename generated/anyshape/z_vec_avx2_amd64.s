@@ -13,122 +13,122 @@ TEXT ·vec_f32_gelu_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end2
+	JL end2
 
 main1:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main1
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main1
 
 end2:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end4
+	JL end4
 
 main3:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMULPS      Y0, Y0, Y1
-	VMULPS      constants_avx2<>+0(SB), Y1, Y1
-	VADDPS      constants_avx2<>+32(SB), Y1, Y1
-	VMULPS      Y0, Y1, Y1
-	VMINPS      constants_avx2<>+64(SB), Y1, Y1
-	VMAXPS      constants_avx2<>+96(SB), Y1, Y1
-	VROUNDPS    $0x08, Y1, Y2
-	VSUBPS      Y2, Y1, Y1
-	VMOVUPS     constants_avx2<>+128(SB), Y3
+	VMOVUPS (BX)(CX*1), Y0
+	VMULPS Y0, Y0, Y1
+	VMULPS constants_avx2<>+0(SB), Y1, Y1
+	VADDPS constants_avx2<>+32(SB), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VMINPS constants_avx2<>+64(SB), Y1, Y1
+	VMAXPS constants_avx2<>+96(SB), Y1, Y1
+	VROUNDPS $0x08, Y1, Y2
+	VSUBPS Y2, Y1, Y1
+	VMOVUPS constants_avx2<>+128(SB), Y3
 	VFMADD213PS constants_avx2<>+160(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+192(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+224(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+256(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+288(SB), Y1, Y3
 	VFMADD213PS constants_avx2<>+320(SB), Y1, Y3
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y3, Y3
-	VMOVAPS     Y3, Y1
-	VADDPS      constants_avx2<>+320(SB), Y1, Y1
-	VDIVPS      Y1, Y0, Y0
-	VMOVUPS     Y0, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y3, Y3
+	VMOVAPS Y3, Y1
+	VADDPS constants_avx2<>+320(SB), Y1, Y1
+	VDIVPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main3
 
 end4:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done5
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        AX
-	VMOVUPS     (SI)(AX*4), Y0
-	VMASKMOVPS  (BX)(CX*1), Y0, Y1
-	VMULPS      Y1, Y1, Y2
-	VMULPS      constants_avx2<>+0(SB), Y2, Y2
-	VADDPS      constants_avx2<>+32(SB), Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done5
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ AX
+	VMOVUPS (SI)(AX*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+0(SB), Y2, Y2
+	VADDPS constants_avx2<>+32(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y1, Y1
-	VMASKMOVPS  Y1, Y0, (DX)(CX*1)
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
 
 done5:
 	VZEROUPPER
@@ -163,92 +163,92 @@ TEXT ·vec_f32_gelubackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end7
+	JL end7
 
 main6:
-	VMOVUPS     (SI)(CX*1), Y0
-	VMOVUPS     (DI)(CX*1), Y1
-	VMULPS      Y0, Y0, Y3
-	VMULPS      constants_avx2<>+0(SB), Y3, Y3
-	VADDPS      constants_avx2<>+32(SB), Y3, Y3
-	VMULPS      Y0, Y3, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y2
-	VSUBPS      Y2, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (SI)(CX*1), Y0
+	VMOVUPS (DI)(CX*1), Y1
+	VMULPS Y0, Y0, Y3
+	VMULPS constants_avx2<>+0(SB), Y3, Y3
+	VADDPS constants_avx2<>+32(SB), Y3, Y3
+	VMULPS Y0, Y3, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y2
+	VSUBPS Y2, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y4
-	VCVTPS2DQ   Y2, Y2
-	VPSLLD      $0x17, Y2, Y2
-	VPADDD      Y2, Y4, Y4
-	VMOVAPS     Y4, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VMOVUPS     constants_avx2<>+320(SB), Y2
-	VDIVPS      Y3, Y2, Y2
-	VMULPS      Y0, Y2, Y4
-	VMOVUPS     Y4, (DX)(CX*1)
-	VMULPS      Y0, Y0, Y0
-	VMULPS      constants_avx2<>+352(SB), Y0, Y0
-	VADDPS      constants_avx2<>+384(SB), Y0, Y0
-	VMINPS      constants_avx2<>+416(SB), Y0, Y0
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VSUBPS      Y2, Y3, Y3
-	VMULPS      Y4, Y3, Y3
+	VCVTPS2DQ Y2, Y2
+	VPSLLD $0x17, Y2, Y2
+	VPADDD Y2, Y4, Y4
+	VMOVAPS Y4, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS constants_avx2<>+320(SB), Y2
+	VDIVPS Y3, Y2, Y2
+	VMULPS Y0, Y2, Y4
+	VMOVUPS Y4, (DX)(CX*1)
+	VMULPS Y0, Y0, Y0
+	VMULPS constants_avx2<>+352(SB), Y0, Y0
+	VADDPS constants_avx2<>+384(SB), Y0, Y0
+	VMINPS constants_avx2<>+416(SB), Y0, Y0
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VSUBPS Y2, Y3, Y3
+	VMULPS Y4, Y3, Y3
 	VFMADD231PS Y0, Y3, Y2
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, (BX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main6
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, (BX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main6
 
 end7:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done8
-	LEAQ        tail_mask<>+32(SB), R8
-	NEGQ        AX
-	VMOVUPS     (R8)(AX*4), Y0
-	VMASKMOVPS  (SI)(CX*1), Y0, Y1
-	VMASKMOVPS  (DI)(CX*1), Y0, Y2
-	VMULPS      Y1, Y1, Y4
-	VMULPS      constants_avx2<>+0(SB), Y4, Y4
-	VADDPS      constants_avx2<>+32(SB), Y4, Y4
-	VMULPS      Y1, Y4, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y3
-	VSUBPS      Y3, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done8
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y0
+	VMASKMOVPS (SI)(CX*1), Y0, Y1
+	VMASKMOVPS (DI)(CX*1), Y0, Y2
+	VMULPS Y1, Y1, Y4
+	VMULPS constants_avx2<>+0(SB), Y4, Y4
+	VADDPS constants_avx2<>+32(SB), Y4, Y4
+	VMULPS Y1, Y4, Y4
+	VMINPS constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS $0x08, Y4, Y3
+	VSUBPS Y3, Y4, Y4
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y5
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y5, Y5
-	VMOVAPS     Y5, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VDIVPS      Y4, Y3, Y3
-	VMULPS      Y1, Y3, Y5
-	VMASKMOVPS  Y5, Y0, (DX)(CX*1)
-	VMULPS      Y1, Y1, Y1
-	VMULPS      constants_avx2<>+352(SB), Y1, Y1
-	VADDPS      constants_avx2<>+384(SB), Y1, Y1
-	VMINPS      constants_avx2<>+416(SB), Y1, Y1
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VSUBPS      Y3, Y4, Y4
-	VMULPS      Y5, Y4, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y5, Y5
+	VMOVAPS Y5, Y4
+	VADDPS constants_avx2<>+320(SB), Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VDIVPS Y4, Y3, Y3
+	VMULPS Y1, Y3, Y5
+	VMASKMOVPS Y5, Y0, (DX)(CX*1)
+	VMULPS Y1, Y1, Y1
+	VMULPS constants_avx2<>+352(SB), Y1, Y1
+	VADDPS constants_avx2<>+384(SB), Y1, Y1
+	VMINPS constants_avx2<>+416(SB), Y1, Y1
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VSUBPS Y3, Y4, Y4
+	VMULPS Y5, Y4, Y4
 	VFMADD231PS Y1, Y4, Y3
-	VMULPS      Y3, Y2, Y2
-	VMASKMOVPS  Y2, Y0, (BX)(CX*1)
+	VMULPS Y3, Y2, Y2
+	VMASKMOVPS Y2, Y0, (BX)(CX*1)
 
 done8:
 	VZEROUPPER
@@ -264,118 +264,118 @@ TEXT ·vec_f32_swiglu_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000010, AX
-	JL   end10
+	JL end10
 
 main9:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMULPS constants_avx2<>+448(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y0
-	VMOVUPS     32(SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y2
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VMOVUPS 32(SI)(CX*1), Y1
+	VMULPS constants_avx2<>+448(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main9
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y2
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main9
 
 end10:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end12
+	JL end12
 
 main11:
-	VMOVUPS     (BX)(CX*1), Y0
-	VMOVUPS     (SI)(CX*1), Y1
-	VMULPS      constants_avx2<>+448(SB), Y0, Y2
-	VMINPS      constants_avx2<>+64(SB), Y2, Y2
-	VMAXPS      constants_avx2<>+96(SB), Y2, Y2
-	VROUNDPS    $0x08, Y2, Y3
-	VSUBPS      Y3, Y2, Y2
-	VMOVUPS     constants_avx2<>+128(SB), Y4
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMULPS constants_avx2<>+448(SB), Y0, Y2
+	VMINPS constants_avx2<>+64(SB), Y2, Y2
+	VMAXPS constants_avx2<>+96(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+128(SB), Y4
 	VFMADD213PS constants_avx2<>+160(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
 	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
-	VCVTPS2DQ   Y3, Y3
-	VPSLLD      $0x17, Y3, Y3
-	VPADDD      Y3, Y4, Y4
-	VMOVAPS     Y4, Y2
-	VADDPS      constants_avx2<>+320(SB), Y2, Y2
-	VDIVPS      Y2, Y0, Y2
-	VMULPS      Y2, Y1, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main11
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+320(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y2
+	VMULPS Y2, Y1, Y1
+	VMOVUPS Y1, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main11
 
 end12:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done13
-	LEAQ        tail_mask<>+32(SB), DI
-	NEGQ        AX
-	VMOVUPS     (DI)(AX*4), Y0
-	VMASKMOVPS  (BX)(CX*1), Y0, Y1
-	VMASKMOVPS  (SI)(CX*1), Y0, Y2
-	VMULPS      constants_avx2<>+448(SB), Y1, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y4
-	VSUBPS      Y4, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done13
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ AX
+	VMOVUPS (DI)(AX*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMASKMOVPS (SI)(CX*1), Y0, Y2
+	VMULPS constants_avx2<>+448(SB), Y1, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y4
+	VSUBPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y5
-	VCVTPS2DQ   Y4, Y4
-	VPSLLD      $0x17, Y4, Y4
-	VPADDD      Y4, Y5, Y5
-	VMOVAPS     Y5, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VDIVPS      Y3, Y1, Y3
-	VMULPS      Y3, Y2, Y2
-	VMASKMOVPS  Y2, Y0, (DX)(CX*1)
+	VCVTPS2DQ Y4, Y4
+	VPSLLD $0x17, Y4, Y4
+	VPADDD Y4, Y5, Y5
+	VMOVAPS Y5, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VDIVPS Y3, Y1, Y3
+	VMULPS Y3, Y2, Y2
+	VMASKMOVPS Y2, Y0, (DX)(CX*1)
 
 done13:
 	VZEROUPPER
@@ -394,86 +394,86 @@ TEXT ·vec_f32_swiglubackward_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000008, AX
-	JL   end15
+	JL end15
 
 main14:
-	VMOVUPS     (DI)(CX*1), Y0
-	VMOVUPS     (R8)(CX*1), Y1
-	VMOVUPS     (R9)(CX*1), Y2
-	VMULPS      constants_avx2<>+448(SB), Y0, Y3
-	VMINPS      constants_avx2<>+64(SB), Y3, Y3
-	VMAXPS      constants_avx2<>+96(SB), Y3, Y3
-	VROUNDPS    $0x08, Y3, Y4
-	VSUBPS      Y4, Y3, Y3
-	VMOVUPS     constants_avx2<>+128(SB), Y5
+	VMOVUPS (DI)(CX*1), Y0
+	VMOVUPS (R8)(CX*1), Y1
+	VMOVUPS (R9)(CX*1), Y2
+	VMULPS constants_avx2<>+448(SB), Y0, Y3
+	VMINPS constants_avx2<>+64(SB), Y3, Y3
+	VMAXPS constants_avx2<>+96(SB), Y3, Y3
+	VROUNDPS $0x08, Y3, Y4
+	VSUBPS Y4, Y3, Y3
+	VMOVUPS constants_avx2<>+128(SB), Y5
 	VFMADD213PS constants_avx2<>+160(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+192(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+224(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+256(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+288(SB), Y3, Y5
 	VFMADD213PS constants_avx2<>+320(SB), Y3, Y5
-	VCVTPS2DQ   Y4, Y4
-	VPSLLD      $0x17, Y4, Y4
-	VPADDD      Y4, Y5, Y5
-	VMOVAPS     Y5, Y3
-	VADDPS      constants_avx2<>+320(SB), Y3, Y3
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VDIVPS      Y3, Y4, Y4
-	VMULPS      Y0, Y4, Y0
-	VMULPS      Y0, Y1, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	VMULPS      Y0, Y2, Y3
-	VMOVUPS     Y3, (SI)(CX*1)
-	VMOVUPS     constants_avx2<>+320(SB), Y3
-	VSUBPS      Y4, Y3, Y3
+	VCVTPS2DQ Y4, Y4
+	VPSLLD $0x17, Y4, Y4
+	VPADDD Y4, Y5, Y5
+	VMOVAPS Y5, Y3
+	VADDPS constants_avx2<>+320(SB), Y3, Y3
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VDIVPS Y3, Y4, Y4
+	VMULPS Y0, Y4, Y0
+	VMULPS Y0, Y1, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	VMULPS Y0, Y2, Y3
+	VMOVUPS Y3, (SI)(CX*1)
+	VMOVUPS constants_avx2<>+320(SB), Y3
+	VSUBPS Y4, Y3, Y3
 	VFMADD231PS Y0, Y3, Y4
-	VMULPS      Y1, Y4, Y4
-	VMULPS      Y2, Y4, Y4
-	VMOVUPS     Y4, (BX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main14
+	VMULPS Y1, Y4, Y4
+	VMULPS Y2, Y4, Y4
+	VMOVUPS Y4, (BX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main14
 
 end15:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done16
-	LEAQ        tail_mask<>+32(SB), R10
-	NEGQ        AX
-	VMOVUPS     (R10)(AX*4), Y0
-	VMASKMOVPS  (DI)(CX*1), Y0, Y1
-	VMASKMOVPS  (R8)(CX*1), Y0, Y2
-	VMASKMOVPS  (R9)(CX*1), Y0, Y3
-	VMULPS      constants_avx2<>+448(SB), Y1, Y4
-	VMINPS      constants_avx2<>+64(SB), Y4, Y4
-	VMAXPS      constants_avx2<>+96(SB), Y4, Y4
-	VROUNDPS    $0x08, Y4, Y5
-	VSUBPS      Y5, Y4, Y4
-	VMOVUPS     constants_avx2<>+128(SB), Y6
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done16
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ AX
+	VMOVUPS (R10)(AX*4), Y0
+	VMASKMOVPS (DI)(CX*1), Y0, Y1
+	VMASKMOVPS (R8)(CX*1), Y0, Y2
+	VMASKMOVPS (R9)(CX*1), Y0, Y3
+	VMULPS constants_avx2<>+448(SB), Y1, Y4
+	VMINPS constants_avx2<>+64(SB), Y4, Y4
+	VMAXPS constants_avx2<>+96(SB), Y4, Y4
+	VROUNDPS $0x08, Y4, Y5
+	VSUBPS Y5, Y4, Y4
+	VMOVUPS constants_avx2<>+128(SB), Y6
 	VFMADD213PS constants_avx2<>+160(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
 	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VCVTPS2DQ   Y5, Y5
-	VPSLLD      $0x17, Y5, Y5
-	VPADDD      Y5, Y6, Y6
-	VMOVAPS     Y6, Y4
-	VADDPS      constants_avx2<>+320(SB), Y4, Y4
-	VMOVUPS     constants_avx2<>+320(SB), Y5
-	VDIVPS      Y4, Y5, Y5
-	VMULPS      Y1, Y5, Y1
-	VMULPS      Y1, Y2, Y4
-	VMASKMOVPS  Y4, Y0, (DX)(CX*1)
-	VMULPS      Y1, Y3, Y4
-	VMASKMOVPS  Y4, Y0, (SI)(CX*1)
-	VMOVUPS     constants_avx2<>+320(SB), Y4
-	VSUBPS      Y5, Y4, Y4
+	VCVTPS2DQ Y5, Y5
+	VPSLLD $0x17, Y5, Y5
+	VPADDD Y5, Y6, Y6
+	VMOVAPS Y6, Y4
+	VADDPS constants_avx2<>+320(SB), Y4, Y4
+	VMOVUPS constants_avx2<>+320(SB), Y5
+	VDIVPS Y4, Y5, Y5
+	VMULPS Y1, Y5, Y1
+	VMULPS Y1, Y2, Y4
+	VMASKMOVPS Y4, Y0, (DX)(CX*1)
+	VMULPS Y1, Y3, Y4
+	VMASKMOVPS Y4, Y0, (SI)(CX*1)
+	VMOVUPS constants_avx2<>+320(SB), Y4
+	VSUBPS Y5, Y4, Y4
 	VFMADD231PS Y1, Y4, Y5
-	VMULPS      Y2, Y5, Y5
-	VMULPS      Y3, Y5, Y5
-	VMASKMOVPS  Y5, Y0, (BX)(CX*1)
+	VMULPS Y2, Y5, Y5
+	VMULPS Y3, Y5, Y5
+	VMASKMOVPS Y5, Y0, (BX)(CX*1)
 
 done16:
 	VZEROUPPER
@@ -482,202 +482,202 @@ done16:
 // func vec_f32_sum_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_sum_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   (AX), DX
-	XORQ   CX, CX
-	MOVQ   48(AX), BX
-	SUBQ   $0x00000020, BX
-	JL     end18
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end18
 
 main17:
 	VMOVUPS (DX)(CX*1), Y4
-	VADDPS  Y4, Y0, Y0
+	VADDPS Y4, Y0, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
-	VADDPS  Y4, Y1, Y1
+	VADDPS Y4, Y1, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
-	VADDPS  Y4, Y2, Y2
+	VADDPS Y4, Y2, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
-	VADDPS  Y4, Y3, Y3
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000020, BX
-	JGE     main17
+	VADDPS Y4, Y3, Y3
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main17
 
 end18:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end20
+	JL end20
 
 main19:
 	VMOVUPS (DX)(CX*1), Y4
-	VADDPS  Y4, Y0, Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, BX
-	JGE     main19
+	VADDPS Y4, Y0, Y0
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main19
 
 end20:
-	ADDQ       $0x00000008, BX
-	TESTQ      BX, BX
-	JZ         done21
-	LEAQ       tail_mask<>+32(SB), SI
-	NEGQ       BX
-	VMOVUPS    (SI)(BX*4), Y4
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done21
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y4
-	VADDPS     Y4, Y0, Y0
+	VADDPS Y4, Y0, Y0
 
 done21:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_sumdeviations_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_sumdeviations_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	VXORPS       Y0, Y0, Y0
-	VXORPS       Y1, Y1, Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
+	MOVQ a+0(FP), AX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
 	VBROADCASTSS 88(AX), Y4
-	MOVQ         (AX), DX
-	XORQ         CX, CX
-	MOVQ         48(AX), BX
-	SUBQ         $0x00000020, BX
-	JL           end23
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end23
 
 main22:
-	VMOVUPS     (DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS (DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
-	VMOVUPS     32(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 32(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y1
-	VMOVUPS     64(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 64(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y2
-	VMOVUPS     96(DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS 96(DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y3
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, BX
-	JGE         main22
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main22
 
 end23:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end25
+	JL end25
 
 main24:
-	VMOVUPS     (DX)(CX*1), Y5
-	VSUBPS      Y4, Y5, Y5
+	VMOVUPS (DX)(CX*1), Y5
+	VSUBPS Y4, Y5, Y5
 	VFMADD231PS Y5, Y5, Y0
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, BX
-	JGE         main24
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main24
 
 end25:
-	ADDQ        $0x00000008, BX
-	TESTQ       BX, BX
-	JZ          done26
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        BX
-	VMOVUPS     (SI)(BX*4), Y5
-	VMASKMOVPS  (DX)(CX*1), Y5, Y6
-	VSUBPS      Y4, Y6, Y6
-	VANDPS      Y5, Y6, Y6
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done26
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y5
+	VMASKMOVPS (DX)(CX*1), Y5, Y6
+	VSUBPS Y4, Y6, Y6
+	VANDPS Y5, Y6, Y6
 	VFMADD231PS Y6, Y6, Y0
 
 done26:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normalize_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normalize_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end28
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end28
 
 main27:
-	VMOVUPS     (BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     (DI)(CX*1), Y3
-	VMOVUPS     (SI)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS (DI)(CX*1), Y3
+	VMOVUPS (SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	VMOVUPS     32(BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     32(DI)(CX*1), Y3
-	VMOVUPS     32(SI)(CX*1), Y4
+	VMOVUPS Y3, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS 32(DI)(CX*1), Y3
+	VMOVUPS 32(SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main27
+	VMOVUPS Y3, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main27
 
 end28:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end30
+	JL end30
 
 main29:
-	VMOVUPS     (BX)(CX*1), Y2
-	VSUBPS      Y0, Y2, Y2
-	VMULPS      Y1, Y2, Y2
-	VMOVUPS     (DI)(CX*1), Y3
-	VMOVUPS     (SI)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y2
+	VSUBPS Y0, Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMOVUPS (DI)(CX*1), Y3
+	VMOVUPS (SI)(CX*1), Y4
 	VFMADD231PS Y4, Y2, Y3
-	VMOVUPS     Y3, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main29
+	VMOVUPS Y3, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main29
 
 end30:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done31
-	LEAQ        tail_mask<>+32(SB), R8
-	NEGQ        AX
-	VMOVUPS     (R8)(AX*4), Y2
-	VMASKMOVPS  (BX)(CX*1), Y2, Y3
-	VSUBPS      Y0, Y3, Y3
-	VMULPS      Y1, Y3, Y3
-	VMASKMOVPS  (DI)(CX*1), Y2, Y0
-	VMASKMOVPS  (SI)(CX*1), Y2, Y1
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done31
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y2
+	VMASKMOVPS (BX)(CX*1), Y2, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y1, Y3, Y3
+	VMASKMOVPS (DI)(CX*1), Y2, Y0
+	VMASKMOVPS (SI)(CX*1), Y2, Y1
 	VFMADD231PS Y1, Y3, Y0
-	VMASKMOVPS  Y0, Y2, (DX)(CX*1)
+	VMASKMOVPS Y0, Y2, (DX)(CX*1)
 
 done31:
 	VZEROUPPER
@@ -686,173 +686,173 @@ done31:
 // func vec_f32_normsums_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normsums_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	VXORPS       Y2, Y2, Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	VXORPS       Y5, Y5, Y5
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	MOVQ         32(AX), R8
-	XORQ         CX, CX
-	MOVQ         48(AX), R9
-	SUBQ         $0x00000010, R9
-	JL           end33
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	MOVQ 32(AX), R8
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL end33
 
 main32:
-	VMOVUPS     (DX)(CX*1), Y6
-	VMOVUPS     (BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     (SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y2, Y2
+	VMOVUPS (DX)(CX*1), Y6
+	VMOVUPS (BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS (SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y2, Y2
 	VFMADD231PS Y8, Y7, Y4
-	VMOVUPS     (DI)(CX*1), Y8
+	VMOVUPS (DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, (DI)(CX*1)
-	VMOVUPS     (R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, (R8)(CX*1)
-	VMOVUPS     32(DX)(CX*1), Y6
-	VMOVUPS     32(BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     32(SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y3, Y3
+	VMOVUPS Y8, (DI)(CX*1)
+	VMOVUPS (R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, (R8)(CX*1)
+	VMOVUPS 32(DX)(CX*1), Y6
+	VMOVUPS 32(BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS 32(SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y3, Y3
 	VFMADD231PS Y8, Y7, Y5
-	VMOVUPS     32(DI)(CX*1), Y8
+	VMOVUPS 32(DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, 32(DI)(CX*1)
-	VMOVUPS     32(R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, 32(R8)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, R9
-	JGE         main32
+	VMOVUPS Y8, 32(DI)(CX*1)
+	VMOVUPS 32(R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, 32(R8)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main32
 
 end33:
 	ADDQ $0x00000010, R9
 	SUBQ $0x00000008, R9
-	JL   end35
+	JL end35
 
 main34:
-	VMOVUPS     (DX)(CX*1), Y6
-	VMOVUPS     (BX)(CX*1), Y7
-	VSUBPS      Y0, Y7, Y7
-	VMULPS      Y1, Y7, Y7
-	VMOVUPS     (SI)(CX*1), Y8
-	VMULPS      Y6, Y8, Y8
-	VADDPS      Y8, Y2, Y2
+	VMOVUPS (DX)(CX*1), Y6
+	VMOVUPS (BX)(CX*1), Y7
+	VSUBPS Y0, Y7, Y7
+	VMULPS Y1, Y7, Y7
+	VMOVUPS (SI)(CX*1), Y8
+	VMULPS Y6, Y8, Y8
+	VADDPS Y8, Y2, Y2
 	VFMADD231PS Y8, Y7, Y4
-	VMOVUPS     (DI)(CX*1), Y8
+	VMOVUPS (DI)(CX*1), Y8
 	VFMADD231PS Y6, Y7, Y8
-	VMOVUPS     Y8, (DI)(CX*1)
-	VMOVUPS     (R8)(CX*1), Y7
-	VADDPS      Y6, Y7, Y7
-	VMOVUPS     Y7, (R8)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, R9
-	JGE         main34
+	VMOVUPS Y8, (DI)(CX*1)
+	VMOVUPS (R8)(CX*1), Y7
+	VADDPS Y6, Y7, Y7
+	VMOVUPS Y7, (R8)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main34
 
 end35:
-	ADDQ        $0x00000008, R9
-	TESTQ       R9, R9
-	JZ          done36
-	LEAQ        tail_mask<>+32(SB), R10
-	NEGQ        R9
-	VMOVUPS     (R10)(R9*4), Y6
-	VMASKMOVPS  (DX)(CX*1), Y6, Y7
-	VMASKMOVPS  (BX)(CX*1), Y6, Y8
-	VSUBPS      Y0, Y8, Y8
-	VMULPS      Y1, Y8, Y8
-	VMASKMOVPS  (SI)(CX*1), Y6, Y0
-	VMULPS      Y7, Y0, Y0
-	VADDPS      Y0, Y2, Y2
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done36
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y6
+	VMASKMOVPS (DX)(CX*1), Y6, Y7
+	VMASKMOVPS (BX)(CX*1), Y6, Y8
+	VSUBPS Y0, Y8, Y8
+	VMULPS Y1, Y8, Y8
+	VMASKMOVPS (SI)(CX*1), Y6, Y0
+	VMULPS Y7, Y0, Y0
+	VADDPS Y0, Y2, Y2
 	VFMADD231PS Y0, Y8, Y4
-	VMASKMOVPS  (DI)(CX*1), Y6, Y0
+	VMASKMOVPS (DI)(CX*1), Y6, Y0
 	VFMADD231PS Y7, Y8, Y0
-	VMASKMOVPS  Y0, Y6, (DI)(CX*1)
-	VMASKMOVPS  (R8)(CX*1), Y6, Y0
-	VADDPS      Y7, Y0, Y0
-	VMASKMOVPS  Y0, Y6, (R8)(CX*1)
+	VMASKMOVPS Y0, Y6, (DI)(CX*1)
+	VMASKMOVPS (R8)(CX*1), Y6, Y0
+	VADDPS Y7, Y0, Y0
+	VMASKMOVPS Y0, Y6, (R8)(CX*1)
 
 done36:
-	VADDPS       Y3, Y2, Y2
+	VADDPS Y3, Y2, Y2
 	VEXTRACTF128 $0x01, Y2, X0
-	VADDPS       X0, X2, X2
-	VMOVHLPS     X2, X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSHDUP    X2, X0
-	VADDPS       X0, X2, X2
-	VMOVSS       X2, 128(AX)
-	VADDPS       Y5, Y4, Y4
+	VADDPS X0, X2, X2
+	VMOVHLPS X2, X2, X0
+	VADDPS X0, X2, X2
+	VMOVSHDUP X2, X0
+	VADDPS X0, X2, X2
+	VMOVSS X2, 128(AX)
+	VADDPS Y5, Y4, Y4
 	VEXTRACTF128 $0x01, Y4, X0
-	VADDPS       X0, X4, X4
-	VMOVHLPS     X4, X4, X0
-	VADDPS       X0, X4, X4
-	VMOVSHDUP    X4, X0
-	VADDPS       X0, X4, X4
-	VMOVSS       X4, 132(AX)
+	VADDPS X0, X4, X4
+	VMOVHLPS X4, X4, X0
+	VADDPS X0, X4, X4
+	VMOVSHDUP X4, X0
+	VADDPS X0, X4, X4
+	VMOVSS X4, 132(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normapply_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_normapply_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
 	VBROADCASTSS 96(AX), Y2
 	VBROADCASTSS 100(AX), Y3
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	MOVQ         24(AX), DI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000008, AX
-	JL           end38
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 24(AX), DI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000008, AX
+	JL end38
 
 main37:
-	VMOVUPS      (BX)(CX*1), Y4
-	VMOVUPS      (SI)(CX*1), Y5
-	VSUBPS       Y0, Y5, Y5
-	VMULPS       Y1, Y5, Y5
-	VMOVUPS      (DI)(CX*1), Y6
-	VMULPS       Y4, Y6, Y6
-	VSUBPS       Y2, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y4
+	VMOVUPS (SI)(CX*1), Y5
+	VSUBPS Y0, Y5, Y5
+	VMULPS Y1, Y5, Y5
+	VMOVUPS (DI)(CX*1), Y6
+	VMULPS Y4, Y6, Y6
+	VSUBPS Y2, Y6, Y6
 	VFNMADD231PS Y3, Y5, Y6
-	VMOVUPS      (DX)(CX*1), Y4
-	VFMADD231PS  Y1, Y6, Y4
-	VMOVUPS      Y4, (DX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JGE          main37
+	VMOVUPS (DX)(CX*1), Y4
+	VFMADD231PS Y1, Y6, Y4
+	VMOVUPS Y4, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main37
 
 end38:
-	ADDQ         $0x00000008, AX
-	TESTQ        AX, AX
-	JZ           done39
-	LEAQ         tail_mask<>+32(SB), R8
-	NEGQ         AX
-	VMOVUPS      (R8)(AX*4), Y4
-	VMASKMOVPS   (BX)(CX*1), Y4, Y5
-	VMASKMOVPS   (SI)(CX*1), Y4, Y6
-	VSUBPS       Y0, Y6, Y6
-	VMULPS       Y1, Y6, Y6
-	VMASKMOVPS   (DI)(CX*1), Y4, Y0
-	VMULPS       Y5, Y0, Y0
-	VSUBPS       Y2, Y0, Y0
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done39
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ AX
+	VMOVUPS (R8)(AX*4), Y4
+	VMASKMOVPS (BX)(CX*1), Y4, Y5
+	VMASKMOVPS (SI)(CX*1), Y4, Y6
+	VSUBPS Y0, Y6, Y6
+	VMULPS Y1, Y6, Y6
+	VMASKMOVPS (DI)(CX*1), Y4, Y0
+	VMULPS Y5, Y0, Y0
+	VSUBPS Y2, Y0, Y0
 	VFNMADD231PS Y3, Y6, Y0
-	VMASKMOVPS   (DX)(CX*1), Y4, Y2
-	VFMADD231PS  Y1, Y0, Y2
-	VMASKMOVPS   Y2, Y4, (DX)(CX*1)
+	VMASKMOVPS (DX)(CX*1), Y4, Y2
+	VFMADD231PS Y1, Y0, Y2
+	VMASKMOVPS Y2, Y4, (DX)(CX*1)
 
 done39:
 	VZEROUPPER
@@ -861,283 +861,283 @@ done39:
 // func vec_f32_max_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_max_avx2(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VMOVUPS constants_avx2<>+480(SB), Y0
 	VMOVUPS constants_avx2<>+480(SB), Y1
 	VMOVUPS constants_avx2<>+480(SB), Y2
 	VMOVUPS constants_avx2<>+480(SB), Y3
-	MOVQ    (AX), DX
-	XORQ    CX, CX
-	MOVQ    48(AX), BX
-	SUBQ    $0x00000020, BX
-	JL      end41
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), BX
+	SUBQ $0x00000020, BX
+	JL end41
 
 main40:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y0, Y4, Y0
+	VMAXPS Y0, Y4, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
-	VMAXPS  Y1, Y4, Y1
+	VMAXPS Y1, Y4, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
-	VMAXPS  Y2, Y4, Y2
+	VMAXPS Y2, Y4, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
-	VMAXPS  Y3, Y4, Y3
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000020, BX
-	JGE     main40
+	VMAXPS Y3, Y4, Y3
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, BX
+	JGE main40
 
 end41:
 	ADDQ $0x00000020, BX
 	SUBQ $0x00000008, BX
-	JL   end43
+	JL end43
 
 main42:
 	VMOVUPS (DX)(CX*1), Y4
-	VMAXPS  Y0, Y4, Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, BX
-	JGE     main42
+	VMAXPS Y0, Y4, Y0
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, BX
+	JGE main42
 
 end43:
-	ADDQ       $0x00000008, BX
-	TESTQ      BX, BX
-	JZ         done44
-	LEAQ       tail_mask<>+32(SB), SI
-	NEGQ       BX
-	VMOVUPS    (SI)(BX*4), Y4
+	ADDQ $0x00000008, BX
+	TESTQ BX, BX
+	JZ done44
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ BX
+	VMOVUPS (SI)(BX*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y5
-	VMOVUPS    constants_avx2<>+480(SB), Y6
-	VBLENDVPS  Y4, Y5, Y6, Y5
-	VMAXPS     Y0, Y5, Y0
+	VMOVUPS constants_avx2<>+480(SB), Y6
+	VBLENDVPS Y4, Y5, Y6, Y5
+	VMAXPS Y0, Y5, Y0
 
 done44:
-	VMAXPS       Y1, Y0, Y0
-	VMAXPS       Y2, Y0, Y0
-	VMAXPS       Y3, Y0, Y0
+	VMAXPS Y1, Y0, Y0
+	VMAXPS Y2, Y0, Y0
+	VMAXPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VMAXPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VMAXPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VMAXPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VMAXPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_expsum_avx2(a *byte)
 // Requires: AVX, AVX2, FMA3
 TEXT ·vec_f32_expsum_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
 	VBROADCASTSS 96(AX), Y2
-	VXORPS       Y3, Y3, Y3
-	VXORPS       Y4, Y4, Y4
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	XORQ         CX, CX
-	MOVQ         48(AX), SI
-	SUBQ         $0x00000010, SI
-	JL           end46
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), SI
+	SUBQ $0x00000010, SI
+	JL end46
 
 main45:
-	VMOVUPS      (BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+512(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+544(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, (DX)(CX*1)
-	VADDPS       Y5, Y3, Y3
-	VMOVUPS      32(BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, (DX)(CX*1)
+	VADDPS Y5, Y3, Y3
+	VMOVUPS 32(BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+512(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+544(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, 32(DX)(CX*1)
-	VADDPS       Y5, Y4, Y4
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, SI
-	JGE          main45
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, 32(DX)(CX*1)
+	VADDPS Y5, Y4, Y4
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, SI
+	JGE main45
 
 end46:
 	ADDQ $0x00000010, SI
 	SUBQ $0x00000008, SI
-	JL   end48
+	JL end48
 
 main47:
-	VMOVUPS      (BX)(CX*1), Y5
-	VSUBPS       Y2, Y5, Y5
-	VFMSUB213PS  Y1, Y0, Y5
-	VMOVUPS      constants_avx2<>+512(SB), Y8
-	VMINPS       Y5, Y8, Y8
-	VMOVUPS      constants_avx2<>+544(SB), Y7
-	VMAXPS       Y8, Y7, Y8
-	VMULPS       constants_avx2<>+576(SB), Y8, Y6
-	VROUNDPS     $0x08, Y6, Y6
+	VMOVUPS (BX)(CX*1), Y5
+	VSUBPS Y2, Y5, Y5
+	VFMSUB213PS Y1, Y0, Y5
+	VMOVUPS constants_avx2<>+512(SB), Y8
+	VMINPS Y5, Y8, Y8
+	VMOVUPS constants_avx2<>+544(SB), Y7
+	VMAXPS Y8, Y7, Y8
+	VMULPS constants_avx2<>+576(SB), Y8, Y6
+	VROUNDPS $0x08, Y6, Y6
 	VFNMADD231PS constants_avx2<>+608(SB), Y6, Y8
 	VFNMADD231PS constants_avx2<>+640(SB), Y6, Y8
-	VMOVUPS      constants_avx2<>+672(SB), Y7
-	VFMADD213PS  constants_avx2<>+704(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+736(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+768(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+800(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VFMADD213PS  constants_avx2<>+320(SB), Y8, Y7
-	VCVTPS2DQ    Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       Y6, Y7, Y7
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y5, Y5
-	VANDPS       Y5, Y7, Y7
-	VMOVAPS      Y7, Y5
-	VMOVUPS      Y5, (DX)(CX*1)
-	VADDPS       Y5, Y3, Y3
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, SI
-	JGE          main47
+	VMOVUPS constants_avx2<>+672(SB), Y7
+	VFMADD213PS constants_avx2<>+704(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+736(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+768(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+800(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VFMADD213PS constants_avx2<>+320(SB), Y8, Y7
+	VCVTPS2DQ Y6, Y6
+	VPSLLD $0x17, Y6, Y6
+	VPADDD Y6, Y7, Y7
+	VCMPPS $0x05, constants_avx2<>+544(SB), Y5, Y5
+	VANDPS Y5, Y7, Y7
+	VMOVAPS Y7, Y5
+	VMOVUPS Y5, (DX)(CX*1)
+	VADDPS Y5, Y3, Y3
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, SI
+	JGE main47
 
 end48:
-	ADDQ         $0x00000008, SI
-	TESTQ        SI, SI
-	JZ           done49
-	LEAQ         tail_mask<>+32(SB), DI
-	NEGQ         SI
-	VMOVUPS      (DI)(SI*4), Y5
-	VMASKMOVPS   (BX)(CX*1), Y5, Y6
-	VSUBPS       Y2, Y6, Y6
-	VFMSUB213PS  Y1, Y0, Y6
-	VMOVUPS      constants_avx2<>+512(SB), Y2
-	VMINPS       Y6, Y2, Y2
-	VMOVUPS      constants_avx2<>+544(SB), Y1
-	VMAXPS       Y2, Y1, Y2
-	VMULPS       constants_avx2<>+576(SB), Y2, Y0
-	VROUNDPS     $0x08, Y0, Y0
+	ADDQ $0x00000008, SI
+	TESTQ SI, SI
+	JZ done49
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ SI
+	VMOVUPS (DI)(SI*4), Y5
+	VMASKMOVPS (BX)(CX*1), Y5, Y6
+	VSUBPS Y2, Y6, Y6
+	VFMSUB213PS Y1, Y0, Y6
+	VMOVUPS constants_avx2<>+512(SB), Y2
+	VMINPS Y6, Y2, Y2
+	VMOVUPS constants_avx2<>+544(SB), Y1
+	VMAXPS Y2, Y1, Y2
+	VMULPS constants_avx2<>+576(SB), Y2, Y0
+	VROUNDPS $0x08, Y0, Y0
 	VFNMADD231PS constants_avx2<>+608(SB), Y0, Y2
 	VFNMADD231PS constants_avx2<>+640(SB), Y0, Y2
-	VMOVUPS      constants_avx2<>+672(SB), Y1
-	VFMADD213PS  constants_avx2<>+704(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+736(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+768(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+800(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
-	VFMADD213PS  constants_avx2<>+320(SB), Y2, Y1
-	VCVTPS2DQ    Y0, Y0
-	VPSLLD       $0x17, Y0, Y0
-	VPADDD       Y0, Y1, Y1
-	VCMPPS       $0x05, constants_avx2<>+544(SB), Y6, Y0
-	VANDPS       Y0, Y1, Y1
-	VMOVAPS      Y1, Y6
-	VMASKMOVPS   Y6, Y5, (DX)(CX*1)
-	VANDPS       Y5, Y6, Y6
-	VADDPS       Y6, Y3, Y3
+	VMOVUPS constants_avx2<>+672(SB), Y1
+	VFMADD213PS constants_avx2<>+704(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+736(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+768(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+800(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y1
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y1
+	VCVTPS2DQ Y0, Y0
+	VPSLLD $0x17, Y0, Y0
+	VPADDD Y0, Y1, Y1
+	VCMPPS $0x05, constants_avx2<>+544(SB), Y6, Y0
+	VANDPS Y0, Y1, Y1
+	VMOVAPS Y1, Y6
+	VMASKMOVPS Y6, Y5, (DX)(CX*1)
+	VANDPS Y5, Y6, Y6
+	VADDPS Y6, Y3, Y3
 
 done49:
-	VADDPS       Y4, Y3, Y3
+	VADDPS Y4, Y3, Y3
 	VEXTRACTF128 $0x01, Y3, X0
-	VADDPS       X0, X3, X3
-	VMOVHLPS     X3, X3, X0
-	VADDPS       X0, X3, X3
-	VMOVSHDUP    X3, X0
-	VADDPS       X0, X3, X3
-	VMOVSS       X3, 128(AX)
+	VADDPS X0, X3, X3
+	VMOVHLPS X3, X3, X0
+	VADDPS X0, X3, X3
+	VMOVSHDUP X3, X0
+	VADDPS X0, X3, X3
+	VMOVSS X3, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_softmaxbackward_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_softmaxbackward_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
 	VBROADCASTSS 92(AX), Y1
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	MOVQ         16(AX), SI
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end51
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end51
 
 main50:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y2
 	VMOVUPS 32(SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, AX
-	JGE     main50
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main50
 
 end51:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end53
+	JL end53
 
 main52:
 	VMOVUPS (BX)(CX*1), Y2
 	VMOVUPS (SI)(CX*1), Y3
-	VSUBPS  Y0, Y3, Y3
-	VMULPS  Y2, Y3, Y3
-	VMULPS  Y1, Y3, Y3
+	VSUBPS Y0, Y3, Y3
+	VMULPS Y2, Y3, Y3
+	VMULPS Y1, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main52
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main52
 
 end53:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done54
-	LEAQ       tail_mask<>+32(SB), DI
-	NEGQ       AX
-	VMOVUPS    (DI)(AX*4), Y2
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done54
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ AX
+	VMOVUPS (DI)(AX*4), Y2
 	VMASKMOVPS (BX)(CX*1), Y2, Y3
 	VMASKMOVPS (SI)(CX*1), Y2, Y4
-	VSUBPS     Y0, Y4, Y4
-	VMULPS     Y3, Y4, Y4
-	VMULPS     Y1, Y4, Y4
+	VSUBPS Y0, Y4, Y4
+	VMULPS Y3, Y4, Y4
+	VMULPS Y1, Y4, Y4
 	VMASKMOVPS Y4, Y2, (DX)(CX*1)
 
 done54:
@@ -1147,117 +1147,117 @@ done54:
 // func vec_f32_dot_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_dot_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   (AX), DX
-	MOVQ   8(AX), BX
-	XORQ   CX, CX
-	MOVQ   48(AX), SI
-	SUBQ   $0x00000020, SI
-	JL     end56
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), SI
+	SUBQ $0x00000020, SI
+	JL end56
 
 main55:
-	VMOVUPS     (DX)(CX*1), Y4
-	VMOVUPS     (BX)(CX*1), Y5
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
-	VMOVUPS     32(DX)(CX*1), Y4
-	VMOVUPS     32(BX)(CX*1), Y5
+	VMOVUPS 32(DX)(CX*1), Y4
+	VMOVUPS 32(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y1
-	VMOVUPS     64(DX)(CX*1), Y4
-	VMOVUPS     64(BX)(CX*1), Y5
+	VMOVUPS 64(DX)(CX*1), Y4
+	VMOVUPS 64(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y2
-	VMOVUPS     96(DX)(CX*1), Y4
-	VMOVUPS     96(BX)(CX*1), Y5
+	VMOVUPS 96(DX)(CX*1), Y4
+	VMOVUPS 96(BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y3
-	ADDQ        $0x00000080, CX
-	SUBQ        $0x00000020, SI
-	JGE         main55
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, SI
+	JGE main55
 
 end56:
 	ADDQ $0x00000020, SI
 	SUBQ $0x00000008, SI
-	JL   end58
+	JL end58
 
 main57:
-	VMOVUPS     (DX)(CX*1), Y4
-	VMOVUPS     (BX)(CX*1), Y5
+	VMOVUPS (DX)(CX*1), Y4
+	VMOVUPS (BX)(CX*1), Y5
 	VFMADD231PS Y4, Y5, Y0
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, SI
-	JGE         main57
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, SI
+	JGE main57
 
 end58:
-	ADDQ        $0x00000008, SI
-	TESTQ       SI, SI
-	JZ          done59
-	LEAQ        tail_mask<>+32(SB), DI
-	NEGQ        SI
-	VMOVUPS     (DI)(SI*4), Y4
-	VMASKMOVPS  (DX)(CX*1), Y4, Y5
-	VMASKMOVPS  (BX)(CX*1), Y4, Y4
+	ADDQ $0x00000008, SI
+	TESTQ SI, SI
+	JZ done59
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ SI
+	VMOVUPS (DI)(SI*4), Y4
+	VMASKMOVPS (DX)(CX*1), Y4, Y5
+	VMASKMOVPS (BX)(CX*1), Y4, Y4
 	VFMADD231PS Y5, Y4, Y0
 
 done59:
-	VADDPS       Y1, Y0, Y0
-	VADDPS       Y2, Y0, Y0
-	VADDPS       Y3, Y0, Y0
+	VADDPS Y1, Y0, Y0
+	VADDPS Y2, Y0, Y0
+	VADDPS Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VADDPS       X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VADDPS       X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_scale_avx2(a *byte)
 // Requires: AVX
 TEXT ·vec_f32_scale_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         (AX), DX
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end61
+	MOVQ (AX), DX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end61
 
 main60:
 	VMOVUPS (DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
 	VMOVUPS 32(DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, 32(DX)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000010, AX
-	JGE     main60
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main60
 
 end61:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end63
+	JL end63
 
 main62:
 	VMOVUPS (DX)(CX*1), Y1
-	VMULPS  Y0, Y1, Y1
+	VMULPS Y0, Y1, Y1
 	VMOVUPS Y1, (DX)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main62
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main62
 
 end63:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done64
-	LEAQ       tail_mask<>+32(SB), BX
-	NEGQ       AX
-	VMOVUPS    (BX)(AX*4), Y1
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done64
+	LEAQ tail_mask<>+32(SB), BX
+	NEGQ AX
+	VMOVUPS (BX)(AX*4), Y1
 	VMASKMOVPS (DX)(CX*1), Y1, Y2
-	VMULPS     Y0, Y2, Y2
+	VMULPS Y0, Y2, Y2
 	VMASKMOVPS Y2, Y1, (DX)(CX*1)
 
 done64:
@@ -1267,53 +1267,53 @@ done64:
 // func vec_f32_axpy_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_axpy_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         (AX), DX
-	MOVQ         8(AX), BX
-	XORQ         CX, CX
-	MOVQ         48(AX), AX
-	SUBQ         $0x00000010, AX
-	JL           end66
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), AX
+	SUBQ $0x00000010, AX
+	JL end66
 
 main65:
-	VMOVUPS     (DX)(CX*1), Y1
-	VMOVUPS     (BX)(CX*1), Y2
+	VMOVUPS (DX)(CX*1), Y1
+	VMOVUPS (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	VMOVUPS     32(DX)(CX*1), Y1
-	VMOVUPS     32(BX)(CX*1), Y2
+	VMOVUPS Y1, (DX)(CX*1)
+	VMOVUPS 32(DX)(CX*1), Y1
+	VMOVUPS 32(BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, 32(DX)(CX*1)
-	ADDQ        $0x00000040, CX
-	SUBQ        $0x00000010, AX
-	JGE         main65
+	VMOVUPS Y1, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, AX
+	JGE main65
 
 end66:
 	ADDQ $0x00000010, AX
 	SUBQ $0x00000008, AX
-	JL   end68
+	JL end68
 
 main67:
-	VMOVUPS     (DX)(CX*1), Y1
-	VMOVUPS     (BX)(CX*1), Y2
+	VMOVUPS (DX)(CX*1), Y1
+	VMOVUPS (BX)(CX*1), Y2
 	VFMADD231PS Y2, Y0, Y1
-	VMOVUPS     Y1, (DX)(CX*1)
-	ADDQ        $0x00000020, CX
-	SUBQ        $0x00000008, AX
-	JGE         main67
+	VMOVUPS Y1, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main67
 
 end68:
-	ADDQ        $0x00000008, AX
-	TESTQ       AX, AX
-	JZ          done69
-	LEAQ        tail_mask<>+32(SB), SI
-	NEGQ        AX
-	VMOVUPS     (SI)(AX*4), Y1
-	VMASKMOVPS  (DX)(CX*1), Y1, Y2
-	VMASKMOVPS  (BX)(CX*1), Y1, Y3
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done69
+	LEAQ tail_mask<>+32(SB), SI
+	NEGQ AX
+	VMOVUPS (SI)(AX*4), Y1
+	VMASKMOVPS (DX)(CX*1), Y1, Y2
+	VMASKMOVPS (BX)(CX*1), Y1, Y3
 	VFMADD231PS Y3, Y0, Y2
-	VMASKMOVPS  Y2, Y1, (DX)(CX*1)
+	VMASKMOVPS Y2, Y1, (DX)(CX*1)
 
 done69:
 	VZEROUPPER
@@ -1329,40 +1329,40 @@ TEXT ·vec_f32_colsum_avx2(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), DI
 	SUBQ $0x00000008, DI
-	JL   end71
+	JL end71
 
 main70:
 	VMOVUPS (BX)(DX*1), Y0
-	MOVQ    SI, R8
-	MOVQ    56(AX), R9
+	MOVQ SI, R8
+	MOVQ 56(AX), R9
 
 row72:
 	VMOVUPS (R8)(DX*1), Y1
-	VADDPS  Y1, Y0, Y0
-	ADDQ    CX, R8
-	DECQ    R9
-	JNZ     row72
+	VADDPS Y1, Y0, Y0
+	ADDQ CX, R8
+	DECQ R9
+	JNZ row72
 	VMOVUPS Y0, (BX)(DX*1)
-	ADDQ    $0x00000020, DX
-	SUBQ    $0x00000008, DI
-	JGE     main70
+	ADDQ $0x00000020, DX
+	SUBQ $0x00000008, DI
+	JGE main70
 
 end71:
-	ADDQ       $0x00000008, DI
-	TESTQ      DI, DI
-	JZ         done73
-	LEAQ       tail_mask<>+32(SB), R8
-	NEGQ       DI
-	VMOVUPS    (R8)(DI*4), Y0
+	ADDQ $0x00000008, DI
+	TESTQ DI, DI
+	JZ done73
+	LEAQ tail_mask<>+32(SB), R8
+	NEGQ DI
+	VMOVUPS (R8)(DI*4), Y0
 	VMASKMOVPS (BX)(DX*1), Y0, Y1
-	MOVQ       56(AX), AX
+	MOVQ 56(AX), AX
 
 row74:
 	VMASKMOVPS (SI)(DX*1), Y0, Y2
-	VADDPS     Y2, Y1, Y1
-	ADDQ       CX, SI
-	DECQ       AX
-	JNZ        row74
+	VADDPS Y2, Y1, Y1
+	ADDQ CX, SI
+	DECQ AX
+	JNZ row74
 	VMASKMOVPS Y1, Y0, (BX)(DX*1)
 
 done73:
@@ -1372,61 +1372,61 @@ done73:
 // func vec_f32_rotate_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_rotate_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         64(AX), CX
-	MOVQ         56(AX), DX
-	MOVQ         (AX), SI
-	MOVQ         8(AX), DI
-	MOVQ         16(AX), R8
-	MOVQ         24(AX), R9
+	MOVQ 64(AX), CX
+	MOVQ 56(AX), DX
+	MOVQ (AX), SI
+	MOVQ 8(AX), DI
+	MOVQ 16(AX), R8
+	MOVQ 24(AX), R9
 
 row75:
 	XORQ BX, BX
 	MOVQ 48(AX), R10
 	SUBQ $0x00000008, R10
-	JL   end77
+	JL end77
 
 main76:
-	VMOVUPS     (SI)(BX*1), Y1
-	VMOVUPS     (DI)(BX*1), Y2
-	VMOVUPS     (R8)(BX*1), Y3
-	VMOVUPS     (R9)(BX*1), Y4
-	VMULPS      Y0, Y4, Y4
-	VMULPS      Y2, Y4, Y5
-	VMULPS      Y1, Y4, Y4
+	VMOVUPS (SI)(BX*1), Y1
+	VMOVUPS (DI)(BX*1), Y2
+	VMOVUPS (R8)(BX*1), Y3
+	VMOVUPS (R9)(BX*1), Y4
+	VMULPS Y0, Y4, Y4
+	VMULPS Y2, Y4, Y5
+	VMULPS Y1, Y4, Y4
 	VFMSUB231PS Y1, Y3, Y5
 	VFMADD231PS Y2, Y3, Y4
-	VMOVUPS     Y5, (SI)(BX*1)
-	VMOVUPS     Y4, (DI)(BX*1)
-	ADDQ        $0x00000020, BX
-	SUBQ        $0x00000008, R10
-	JGE         main76
+	VMOVUPS Y5, (SI)(BX*1)
+	VMOVUPS Y4, (DI)(BX*1)
+	ADDQ $0x00000020, BX
+	SUBQ $0x00000008, R10
+	JGE main76
 
 end77:
-	ADDQ        $0x00000008, R10
-	TESTQ       R10, R10
-	JZ          done78
-	LEAQ        tail_mask<>+32(SB), R11
-	NEGQ        R10
-	VMOVUPS     (R11)(R10*4), Y1
-	VMASKMOVPS  (SI)(BX*1), Y1, Y2
-	VMASKMOVPS  (DI)(BX*1), Y1, Y3
-	VMASKMOVPS  (R8)(BX*1), Y1, Y4
-	VMASKMOVPS  (R9)(BX*1), Y1, Y5
-	VMULPS      Y0, Y5, Y5
-	VMULPS      Y3, Y5, Y6
-	VMULPS      Y2, Y5, Y5
+	ADDQ $0x00000008, R10
+	TESTQ R10, R10
+	JZ done78
+	LEAQ tail_mask<>+32(SB), R11
+	NEGQ R10
+	VMOVUPS (R11)(R10*4), Y1
+	VMASKMOVPS (SI)(BX*1), Y1, Y2
+	VMASKMOVPS (DI)(BX*1), Y1, Y3
+	VMASKMOVPS (R8)(BX*1), Y1, Y4
+	VMASKMOVPS (R9)(BX*1), Y1, Y5
+	VMULPS Y0, Y5, Y5
+	VMULPS Y3, Y5, Y6
+	VMULPS Y2, Y5, Y5
 	VFMSUB231PS Y2, Y4, Y6
 	VFMADD231PS Y3, Y4, Y5
-	VMASKMOVPS  Y6, Y1, (SI)(BX*1)
-	VMASKMOVPS  Y5, Y1, (DI)(BX*1)
+	VMASKMOVPS Y6, Y1, (SI)(BX*1)
+	VMASKMOVPS Y5, Y1, (DI)(BX*1)
 
 done78:
 	ADDQ CX, SI
 	ADDQ CX, DI
 	DECQ DX
-	JNZ  row75
+	JNZ row75
 	VZEROUPPER
 	RET
 
@@ -1441,78 +1441,78 @@ TEXT ·vec_f32_adamw_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), R8
 	SUBQ $0x00000008, R8
-	JL   end80
+	JL end80
 
 main79:
-	VMOVUPS      (BX)(CX*1), Y0
-	VMOVUPS      (SI)(CX*1), Y1
-	VMOVUPS      (DI)(CX*1), Y2
+	VMOVUPS (BX)(CX*1), Y0
+	VMOVUPS (SI)(CX*1), Y1
+	VMOVUPS (DI)(CX*1), Y2
 	VBROADCASTSS 108(AX), Y3
-	VMULPS       Y3, Y0, Y0
+	VMULPS Y3, Y0, Y0
 	VBROADCASTSS 92(AX), Y3
-	VMULPS       Y3, Y1, Y1
+	VMULPS Y3, Y1, Y1
 	VBROADCASTSS 96(AX), Y3
-	VFMADD231PS  Y3, Y0, Y1
-	VMOVUPS      Y1, (SI)(CX*1)
+	VFMADD231PS Y3, Y0, Y1
+	VMOVUPS Y1, (SI)(CX*1)
 	VBROADCASTSS 100(AX), Y3
-	VMULPS       Y3, Y2, Y2
-	VMULPS       Y0, Y0, Y0
+	VMULPS Y3, Y2, Y2
+	VMULPS Y0, Y0, Y0
 	VBROADCASTSS 104(AX), Y3
-	VFMADD231PS  Y3, Y0, Y2
-	VMOVUPS      Y2, (DI)(CX*1)
+	VFMADD231PS Y3, Y0, Y2
+	VMOVUPS Y2, (DI)(CX*1)
 	VBROADCASTSS 116(AX), Y0
-	VMULPS       Y0, Y2, Y2
-	VSQRTPS      Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VSQRTPS Y2, Y2
 	VBROADCASTSS 120(AX), Y0
-	VADDPS       Y0, Y2, Y2
+	VADDPS Y0, Y2, Y2
 	VBROADCASTSS 112(AX), Y0
-	VMULPS       Y0, Y1, Y1
-	VDIVPS       Y2, Y1, Y1
-	VMOVUPS      (DX)(CX*1), Y0
+	VMULPS Y0, Y1, Y1
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS (DX)(CX*1), Y0
 	VBROADCASTSS 88(AX), Y2
-	VMULPS       Y2, Y0, Y0
-	VSUBPS       Y1, Y0, Y0
-	VMOVUPS      Y0, (DX)(CX*1)
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, R8
-	JGE          main79
+	VMULPS Y2, Y0, Y0
+	VSUBPS Y1, Y0, Y0
+	VMOVUPS Y0, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R8
+	JGE main79
 
 end80:
-	ADDQ         $0x00000008, R8
-	TESTQ        R8, R8
-	JZ           done81
-	LEAQ         tail_mask<>+32(SB), R9
-	NEGQ         R8
-	VMOVUPS      (R9)(R8*4), Y0
-	VMASKMOVPS   (BX)(CX*1), Y0, Y1
-	VMASKMOVPS   (SI)(CX*1), Y0, Y2
-	VMASKMOVPS   (DI)(CX*1), Y0, Y3
+	ADDQ $0x00000008, R8
+	TESTQ R8, R8
+	JZ done81
+	LEAQ tail_mask<>+32(SB), R9
+	NEGQ R8
+	VMOVUPS (R9)(R8*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VMASKMOVPS (SI)(CX*1), Y0, Y2
+	VMASKMOVPS (DI)(CX*1), Y0, Y3
 	VBROADCASTSS 108(AX), Y4
-	VMULPS       Y4, Y1, Y1
+	VMULPS Y4, Y1, Y1
 	VBROADCASTSS 92(AX), Y4
-	VMULPS       Y4, Y2, Y2
+	VMULPS Y4, Y2, Y2
 	VBROADCASTSS 96(AX), Y4
-	VFMADD231PS  Y4, Y1, Y2
-	VMASKMOVPS   Y2, Y0, (SI)(CX*1)
+	VFMADD231PS Y4, Y1, Y2
+	VMASKMOVPS Y2, Y0, (SI)(CX*1)
 	VBROADCASTSS 100(AX), Y4
-	VMULPS       Y4, Y3, Y3
-	VMULPS       Y1, Y1, Y1
+	VMULPS Y4, Y3, Y3
+	VMULPS Y1, Y1, Y1
 	VBROADCASTSS 104(AX), Y4
-	VFMADD231PS  Y4, Y1, Y3
-	VMASKMOVPS   Y3, Y0, (DI)(CX*1)
+	VFMADD231PS Y4, Y1, Y3
+	VMASKMOVPS Y3, Y0, (DI)(CX*1)
 	VBROADCASTSS 116(AX), Y1
-	VMULPS       Y1, Y3, Y3
-	VSQRTPS      Y3, Y3
+	VMULPS Y1, Y3, Y3
+	VSQRTPS Y3, Y3
 	VBROADCASTSS 120(AX), Y1
-	VADDPS       Y1, Y3, Y3
+	VADDPS Y1, Y3, Y3
 	VBROADCASTSS 112(AX), Y1
-	VMULPS       Y1, Y2, Y2
-	VDIVPS       Y3, Y2, Y2
-	VMASKMOVPS   (DX)(CX*1), Y0, Y1
+	VMULPS Y1, Y2, Y2
+	VDIVPS Y3, Y2, Y2
+	VMASKMOVPS (DX)(CX*1), Y0, Y1
 	VBROADCASTSS 88(AX), Y3
-	VMULPS       Y3, Y1, Y1
-	VSUBPS       Y2, Y1, Y1
-	VMASKMOVPS   Y1, Y0, (DX)(CX*1)
+	VMULPS Y3, Y1, Y1
+	VSUBPS Y2, Y1, Y1
+	VMASKMOVPS Y1, Y0, (DX)(CX*1)
 
 done81:
 	VZEROUPPER
@@ -1534,14 +1534,14 @@ row82:
 group83:
 	VMOVSS (DX), X0
 	VMOVSS X0, (CX)(DI*1)
-	MOVQ   72(AX), R9
-	ADDQ   R9, DI
-	ADDQ   $0x00000004, DX
-	DECQ   R8
-	JNZ    group83
-	ADDQ   SI, CX
-	DECQ   BX
-	JNZ    row82
+	MOVQ 72(AX), R9
+	ADDQ R9, DI
+	ADDQ $0x00000004, DX
+	DECQ R8
+	JNZ group83
+	ADDQ SI, CX
+	DECQ BX
+	JNZ row82
 	VZEROUPPER
 	RET
 
@@ -1563,25 +1563,25 @@ group85:
 	VMOVSS (DX), X0
 	VADDSS (BX)(R8*1), X0, X0
 	VMOVSS X0, (CX)(R8*1)
-	MOVQ   72(AX), R10
-	ADDQ   R10, R8
-	ADDQ   $0x00000004, DX
-	DECQ   R9
-	JNZ    group85
-	ADDQ   DI, CX
-	ADDQ   DI, BX
-	DECQ   SI
-	JNZ    row84
+	MOVQ 72(AX), R10
+	ADDQ R10, R8
+	ADDQ $0x00000004, DX
+	DECQ R9
+	JNZ group85
+	ADDQ DI, CX
+	ADDQ DI, BX
+	DECQ SI
+	JNZ row84
 	VZEROUPPER
 	RET
 
 // func vec_f32_packpanels_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packpanels_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000080, BX, SI
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1594,32 +1594,32 @@ row86:
 group87:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
-	VMOVUPS    (R9), Y0
-	VMOVUPS    Y0, (R10)
-	VMOVUPS    32(R9), Y0
-	VMOVUPS    Y0, 32(R10)
-	VMOVUPS    64(R9), Y0
-	VMOVUPS    Y0, 64(R10)
-	VMOVUPS    96(R9), Y0
-	VMOVUPS    Y0, 96(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group87
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000080, DX
-	DECQ       BX
-	JNZ        row86
+	VMOVUPS (R9), Y0
+	VMOVUPS Y0, (R10)
+	VMOVUPS 32(R9), Y0
+	VMOVUPS Y0, 32(R10)
+	VMOVUPS 64(R9), Y0
+	VMOVUPS Y0, 64(R10)
+	VMOVUPS 96(R9), Y0
+	VMOVUPS Y0, 96(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group87
+	ADDQ 64(AX), CX
+	ADDQ $0x00000080, DX
+	DECQ BX
+	JNZ row86
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstrips_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstrips_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000018, BX, SI
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1631,28 +1631,28 @@ row88:
 
 group89:
 	PREFETCHT1 (R9)(R8*1)
-	VMOVUPS    (R9), X0
-	VMOVUPS    X0, (R10)
-	VMOVSD     16(R9), X0
-	VMOVSD     X0, 16(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group89
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000018, DX
-	DECQ       BX
-	JNZ        row88
+	VMOVUPS (R9), X0
+	VMOVUPS X0, (R10)
+	VMOVSD 16(R9), X0
+	VMOVSD X0, 16(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group89
+	ADDQ 64(AX), CX
+	ADDQ $0x00000018, DX
+	DECQ BX
+	JNZ row88
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstripsstep_avx2(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstripsstep_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000018, BX, SI
 	IMUL3Q $0x00000006, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1664,26 +1664,26 @@ row90:
 
 group91:
 	PREFETCHT1 (R9)(R8*1)
-	MOVQ       72(AX), R12
-	LEAQ       (R12)(R12*2), R13
-	MOVQ       R9, R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, (R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VMOVSD     X0, 16(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group91
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000018, DX
-	DECQ       BX
-	JNZ        row90
+	MOVQ 72(AX), R12
+	LEAQ (R12)(R12*2), R13
+	MOVQ R9, R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, (R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VMOVSD X0, 16(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group91
+	ADDQ 64(AX), CX
+	ADDQ $0x00000018, DX
+	DECQ BX
+	JNZ row90
 	VZEROUPPER
 	RET
 
@@ -1702,159 +1702,621 @@ row92:
 	MOVQ 80(AX), R9
 
 run93:
-	MOVQ       (R8), R10
-	MOVQ       8(R8), R11
-	MOVQ       16(R8), R12
-	LEAQ       tail_mask<>+32(SB), R13
-	NEGQ       R12
-	VMOVUPS    (R13)(R12*4), Y0
+	MOVQ (R8), R10
+	MOVQ 8(R8), R11
+	MOVQ 16(R8), R12
+	LEAQ tail_mask<>+32(SB), R13
+	NEGQ R12
+	VMOVUPS (R13)(R12*4), Y0
 	VMASKMOVPS (DX)(R11*1), Y0, Y1
 	VMASKMOVPS Y1, Y0, (CX)(R10*1)
-	ADDQ       $0x00000018, R8
-	DECQ       R9
-	JNZ        run93
-	ADDQ       SI, DX
-	ADDQ       BX, CX
-	DECQ       DI
-	JNZ        row92
+	ADDQ $0x00000018, R8
+	DECQ R9
+	JNZ run93
+	ADDQ SI, DX
+	ADDQ BX, CX
+	DECQ DI
+	JNZ row92
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_bf16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 56(AX), R8
+
+row94:
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL end96
+
+main95:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(R10*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, 16(DX)(R10*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main95
+
+end96:
+	ADDQ $0x00000010, R9
+	SUBQ $0x00000008, R9
+	JL end98
+
+main97:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	MOVQ CX, R10
+	SHRQ $0x01, R10
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(R10*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main97
+
+end98:
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done99
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	SHRQ $0x01, CX
+	VPACKUSDW Y2, Y2, Y2
+	VPERMQ $0x08, Y2, Y2
+	VMOVUPS X2, (DX)(CX*1)
+
+done99:
+	ADDQ SI, DX
+	ADDQ DI, BX
+	DECQ R8
+	JNZ row94
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16pairs_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_bf16pairs_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 16(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row100:
+	XORQ CX, CX
+	MOVQ 48(AX), R10
+	SUBQ $0x00000010, R10
+	JL end102
+
+main101:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VMOVUPS (SI)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+960(SB), Y3, Y3
+	VPADDD constants_avx2<>+992(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VMOVUPS 32(SI)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+960(SB), Y3, Y3
+	VPADDD constants_avx2<>+992(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
+	VMOVUPS Y3, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R10
+	JGE main101
+
+end102:
+	ADDQ $0x00000010, R10
+	SUBQ $0x00000008, R10
+	JL end104
+
+main103:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VMOVUPS (SI)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD Y1, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y3, Y1, Y1
+	VPSRLD $0x10, Y1, Y3
+	VANDPS constants_avx2<>+960(SB), Y3, Y3
+	VPADDD constants_avx2<>+992(SB), Y3, Y3
+	VPADDD Y1, Y3, Y3
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y3, Y3
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y3, Y3
+	VPSRLD $0x10, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y3, Y3
+	VORPS Y2, Y3, Y3
+	VMOVUPS Y3, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R10
+	JGE main103
+
+end104:
+	ADDQ $0x00000008, R10
+	TESTQ R10, R10
+	JZ done105
+	LEAQ tail_mask<>+32(SB), R11
+	NEGQ R10
+	VMOVUPS (R11)(R10*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD Y2, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y2, Y2
+	VORPS Y3, Y2, Y2
+	VPSRLD $0x10, Y2, Y3
+	VANDPS constants_avx2<>+960(SB), Y3, Y3
+	VPADDD constants_avx2<>+992(SB), Y3, Y3
+	VPADDD Y2, Y3, Y3
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1056(SB), Y1, Y2
+	VORPS Y2, Y3, Y3
+	VMASKMOVPS (SI)(CX*1), Y0, Y1
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+864(SB), Y4
+	VPSUBD Y2, Y4, Y4
+	VPSRAD $0x1f, Y4, Y4
+	VANDPS constants_avx2<>+896(SB), Y4, Y4
+	VPMINSD constants_avx2<>+928(SB), Y2, Y2
+	VORPS Y4, Y2, Y2
+	VPSRLD $0x10, Y2, Y4
+	VANDPS constants_avx2<>+960(SB), Y4, Y4
+	VPADDD constants_avx2<>+992(SB), Y4, Y4
+	VPADDD Y2, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS Y2, Y4, Y4
+	VANDPS constants_avx2<>+1056(SB), Y1, Y2
+	VORPS Y2, Y4, Y4
+	VPSRLD $0x10, Y3, Y3
+	VANDPS constants_avx2<>+1088(SB), Y4, Y4
+	VORPS Y3, Y4, Y4
+	VMASKMOVPS Y4, Y0, (DX)(CX*1)
+
+done105:
+	ADDQ DI, DX
+	ADDQ R8, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row100
+	VZEROUPPER
+	RET
+
+// func vec_f32_roundbf16_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_roundbf16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 56(AX), R8
+
+row106:
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL end108
+
+main107:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main107
+
+end108:
+	ADDQ $0x00000010, R9
+	SUBQ $0x00000008, R9
+	JL end110
+
+main109:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+864(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS constants_avx2<>+896(SB), Y2, Y2
+	VPMINSD constants_avx2<>+928(SB), Y1, Y1
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+960(SB), Y2, Y2
+	VPADDD constants_avx2<>+992(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+832(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1056(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1088(SB), Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main109
+
+end110:
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done111
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+864(SB), Y3
+	VPSUBD Y2, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS constants_avx2<>+896(SB), Y3, Y3
+	VPMINSD constants_avx2<>+928(SB), Y2, Y2
+	VORPS Y3, Y2, Y2
+	VPSRLD $0x10, Y2, Y3
+	VANDPS constants_avx2<>+960(SB), Y3, Y3
+	VPADDD constants_avx2<>+992(SB), Y3, Y3
+	VPADDD Y2, Y3, Y3
+	VANDPS constants_avx2<>+832(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1024(SB), Y2, Y2
+	VANDPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1056(SB), Y1, Y2
+	VORPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1088(SB), Y3, Y3
+	VMASKMOVPS Y3, Y0, (DX)(CX*1)
+
+done111:
+	ADDQ SI, DX
+	ADDQ DI, BX
+	DECQ R8
+	JNZ row106
 	VZEROUPPER
 	RET
 
 // func vec_f32_largest_avx2(a *byte)
 // Requires: AVX, AVX2
 TEXT ·vec_f32_largest_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	MOVQ   (AX), DX
-	MOVQ   8(AX), BX
-	XORQ   CX, CX
-	MOVQ   48(AX), SI
-	SUBQ   $0x00000020, SI
-	JL     end95
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	XORQ CX, CX
+	MOVQ 48(AX), SI
+	SUBQ $0x00000020, SI
+	JL end113
 
-main94:
+main112:
 	VMOVUPS (DX)(CX*1), Y4
 	VMOVUPS (BX)(CX*1), Y5
-	VMULPS  Y5, Y4, Y4
-	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VMULPS Y5, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y4, Y4
 	VPMAXUD Y4, Y0, Y0
 	VMOVUPS 32(DX)(CX*1), Y4
 	VMOVUPS 32(BX)(CX*1), Y5
-	VMULPS  Y5, Y4, Y4
-	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VMULPS Y5, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y4, Y4
 	VPMAXUD Y4, Y1, Y1
 	VMOVUPS 64(DX)(CX*1), Y4
 	VMOVUPS 64(BX)(CX*1), Y5
-	VMULPS  Y5, Y4, Y4
-	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VMULPS Y5, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y4, Y4
 	VPMAXUD Y4, Y2, Y2
 	VMOVUPS 96(DX)(CX*1), Y4
 	VMOVUPS 96(BX)(CX*1), Y5
-	VMULPS  Y5, Y4, Y4
-	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VMULPS Y5, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y4, Y4
 	VPMAXUD Y4, Y3, Y3
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000020, SI
-	JGE     main94
+	ADDQ $0x00000080, CX
+	SUBQ $0x00000020, SI
+	JGE main112
 
-end95:
+end113:
 	ADDQ $0x00000020, SI
 	SUBQ $0x00000008, SI
-	JL   end97
+	JL end115
 
-main96:
+main114:
 	VMOVUPS (DX)(CX*1), Y4
 	VMOVUPS (BX)(CX*1), Y5
-	VMULPS  Y5, Y4, Y4
-	VANDPS  constants_avx2<>+832(SB), Y4, Y4
+	VMULPS Y5, Y4, Y4
+	VANDPS constants_avx2<>+832(SB), Y4, Y4
 	VPMAXUD Y4, Y0, Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, SI
-	JGE     main96
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, SI
+	JGE main114
 
-end97:
-	ADDQ       $0x00000008, SI
-	TESTQ      SI, SI
-	JZ         done98
-	LEAQ       tail_mask<>+32(SB), DI
-	NEGQ       SI
-	VMOVUPS    (DI)(SI*4), Y4
+end115:
+	ADDQ $0x00000008, SI
+	TESTQ SI, SI
+	JZ done116
+	LEAQ tail_mask<>+32(SB), DI
+	NEGQ SI
+	VMOVUPS (DI)(SI*4), Y4
 	VMASKMOVPS (DX)(CX*1), Y4, Y5
 	VMASKMOVPS (BX)(CX*1), Y4, Y4
-	VMULPS     Y4, Y5, Y5
-	VANDPS     constants_avx2<>+832(SB), Y5, Y5
-	VPMAXUD    Y5, Y0, Y0
+	VMULPS Y4, Y5, Y5
+	VANDPS constants_avx2<>+832(SB), Y5, Y5
+	VPMAXUD Y5, Y0, Y0
 
-done98:
-	VPMAXUD      Y1, Y0, Y0
-	VPMAXUD      Y2, Y0, Y0
-	VPMAXUD      Y3, Y0, Y0
+done116:
+	VPMAXUD Y1, Y0, Y0
+	VPMAXUD Y2, Y0, Y0
+	VPMAXUD Y3, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
-	VPMAXUD      X1, X0, X0
-	VMOVHLPS     X0, X0, X1
-	VPMAXUD      X1, X0, X0
-	VMOVSHDUP    X0, X1
-	VPMAXUD      X1, X0, X0
-	VMOVSS       X0, 128(AX)
+	VPMAXUD X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VPMAXUD X1, X0, X0
+	VMOVSHDUP X0, X1
+	VPMAXUD X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_quantize_avx2(a *byte)
 // Requires: AVX, AVX2
 TEXT ·vec_f32_quantize_avx2(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Y0
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         48(AX), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	MOVQ 48(AX), AX
 
-group99:
-	VMOVUPS      (DX), Y1
-	VMULPS       (BX), Y1, Y1
-	VMULPS       Y0, Y1, Y1
-	VCVTPS2DQ    Y1, Y1
-	VMOVUPS      32(DX), Y2
-	VMULPS       32(BX), Y2, Y2
-	VMULPS       Y0, Y2, Y2
-	VCVTPS2DQ    Y2, Y2
-	VMOVUPS      64(DX), Y3
-	VMULPS       64(BX), Y3, Y3
-	VMULPS       Y0, Y3, Y3
-	VCVTPS2DQ    Y3, Y3
-	VMOVUPS      96(DX), Y4
-	VMULPS       96(BX), Y4, Y4
-	VMULPS       Y0, Y4, Y4
-	VCVTPS2DQ    Y4, Y4
-	VPACKSSDW    Y2, Y1, Y5
-	VPACKSSDW    Y4, Y3, Y6
-	VPACKSSWB    Y6, Y5, Y5
+group117:
+	VMOVUPS (DX), Y1
+	VMULPS (BX), Y1, Y1
+	VMULPS Y0, Y1, Y1
+	VCVTPS2DQ Y1, Y1
+	VMOVUPS 32(DX), Y2
+	VMULPS 32(BX), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VCVTPS2DQ Y2, Y2
+	VMOVUPS 64(DX), Y3
+	VMULPS 64(BX), Y3, Y3
+	VMULPS Y0, Y3, Y3
+	VCVTPS2DQ Y3, Y3
+	VMOVUPS 96(DX), Y4
+	VMULPS 96(BX), Y4, Y4
+	VMULPS Y0, Y4, Y4
+	VCVTPS2DQ Y4, Y4
+	VPACKSSDW Y2, Y1, Y5
+	VPACKSSDW Y4, Y3, Y6
+	VPACKSSWB Y6, Y5, Y5
 	VEXTRACTI128 $0x01, Y5, X6
-	VPUNPCKLDQ   X6, X5, X7
-	VPUNPCKHDQ   X6, X5, X5
-	VMOVDQU      X7, 4(CX)
-	VMOVDQU      X5, 20(CX)
-	VPADDD       Y2, Y1, Y1
-	VPADDD       Y3, Y1, Y1
-	VPADDD       Y4, Y1, Y1
+	VPUNPCKLDQ X6, X5, X7
+	VPUNPCKHDQ X6, X5, X5
+	VMOVDQU X7, 4(CX)
+	VMOVDQU X5, 20(CX)
+	VPADDD Y2, Y1, Y1
+	VPADDD Y3, Y1, Y1
+	VPADDD Y4, Y1, Y1
 	VEXTRACTF128 $0x01, Y1, X2
-	VPADDD       X2, X1, X1
-	VMOVHLPS     X1, X1, X2
-	VPADDD       X2, X1, X1
-	VMOVSHDUP    X1, X2
-	VPADDD       X2, X1, X1
-	VPXOR        X2, X2, X2
-	VPSUBD       X1, X2, X2
-	VPSLLD       $0x03, X2, X2
-	VMOVD        X2, (CX)
-	ADDQ         $0x24, CX
-	ADDQ         $0x00000080, DX
-	ADDQ         $0x00000080, BX
-	SUBQ         $0x20, AX
-	JG           group99
+	VPADDD X2, X1, X1
+	VMOVHLPS X1, X1, X2
+	VPADDD X2, X1, X1
+	VMOVSHDUP X1, X2
+	VPADDD X2, X1, X1
+	VPXOR X2, X2, X2
+	VPSUBD X1, X2, X2
+	VPSLLD $0x03, X2, X2
+	VMOVD X2, (CX)
+	ADDQ $0x24, CX
+	ADDQ $0x00000080, DX
+	ADDQ $0x00000080, BX
+	SUBQ $0x20, AX
+	JG group117
 	VZEROUPPER
 	RET
 
@@ -1866,9 +2328,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL   end101
+	JL end119
 
-main100:
+main118:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -1877,38 +2339,38 @@ main100:
 	VMOVUPS 160(DX)(CX*1), Y0
 	VMOVUPS 192(DX)(CX*1), Y0
 	VMOVUPS 224(DX)(CX*1), Y0
-	ADDQ    $0x00000100, CX
-	SUBQ    $0x00000040, AX
-	JGE     main100
+	ADDQ $0x00000100, CX
+	SUBQ $0x00000040, AX
+	JGE main118
 
-end101:
+end119:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL   end103
+	JL end121
 
-main102:
+main120:
 	VMOVUPS (DX)(CX*1), Y0
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000008, AX
-	JGE     main102
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, AX
+	JGE main120
 
-end103:
-	ADDQ       $0x00000008, AX
-	TESTQ      AX, AX
-	JZ         done104
-	LEAQ       tail_mask<>+32(SB), BX
-	NEGQ       AX
-	VMOVUPS    (BX)(AX*4), Y0
+end121:
+	ADDQ $0x00000008, AX
+	TESTQ AX, AX
+	JZ done122
+	LEAQ tail_mask<>+32(SB), BX
+	NEGQ AX
+	VMOVUPS (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done104:
+done122:
 	VZEROUPPER
 	RET
 
 // func vec_f32_peak_avx2(a *byte)
 // Requires: AVX, FMA3
 TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -1921,10 +2383,10 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	MOVQ   48(AX), CX
+	MOVQ 48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop105:
+loop123:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -2021,10 +2483,10 @@ loop105:
 	VFMADD231PS Y12, Y12, Y9
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
-	DECQ        CX
-	JNZ         loop105
-	MOVL        $0x44c00000, CX
-	MOVL        CX, 128(AX)
+	DECQ CX
+	JNZ loop123
+	MOVL $0x44c00000, CX
+	MOVL CX, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -2244,4 +2706,68 @@ DATA constants_avx2<>+848(SB)/4, $0x7fffffff
 DATA constants_avx2<>+852(SB)/4, $0x7fffffff
 DATA constants_avx2<>+856(SB)/4, $0x7fffffff
 DATA constants_avx2<>+860(SB)/4, $0x7fffffff
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $864
+DATA constants_avx2<>+864(SB)/4, $0x7f800000
+DATA constants_avx2<>+868(SB)/4, $0x7f800000
+DATA constants_avx2<>+872(SB)/4, $0x7f800000
+DATA constants_avx2<>+876(SB)/4, $0x7f800000
+DATA constants_avx2<>+880(SB)/4, $0x7f800000
+DATA constants_avx2<>+884(SB)/4, $0x7f800000
+DATA constants_avx2<>+888(SB)/4, $0x7f800000
+DATA constants_avx2<>+892(SB)/4, $0x7f800000
+DATA constants_avx2<>+896(SB)/4, $0x00400000
+DATA constants_avx2<>+900(SB)/4, $0x00400000
+DATA constants_avx2<>+904(SB)/4, $0x00400000
+DATA constants_avx2<>+908(SB)/4, $0x00400000
+DATA constants_avx2<>+912(SB)/4, $0x00400000
+DATA constants_avx2<>+916(SB)/4, $0x00400000
+DATA constants_avx2<>+920(SB)/4, $0x00400000
+DATA constants_avx2<>+924(SB)/4, $0x00400000
+DATA constants_avx2<>+928(SB)/4, $0x7fff0000
+DATA constants_avx2<>+932(SB)/4, $0x7fff0000
+DATA constants_avx2<>+936(SB)/4, $0x7fff0000
+DATA constants_avx2<>+940(SB)/4, $0x7fff0000
+DATA constants_avx2<>+944(SB)/4, $0x7fff0000
+DATA constants_avx2<>+948(SB)/4, $0x7fff0000
+DATA constants_avx2<>+952(SB)/4, $0x7fff0000
+DATA constants_avx2<>+956(SB)/4, $0x7fff0000
+DATA constants_avx2<>+960(SB)/4, $0x00000001
+DATA constants_avx2<>+964(SB)/4, $0x00000001
+DATA constants_avx2<>+968(SB)/4, $0x00000001
+DATA constants_avx2<>+972(SB)/4, $0x00000001
+DATA constants_avx2<>+976(SB)/4, $0x00000001
+DATA constants_avx2<>+980(SB)/4, $0x00000001
+DATA constants_avx2<>+984(SB)/4, $0x00000001
+DATA constants_avx2<>+988(SB)/4, $0x00000001
+DATA constants_avx2<>+992(SB)/4, $0x00007fff
+DATA constants_avx2<>+996(SB)/4, $0x00007fff
+DATA constants_avx2<>+1000(SB)/4, $0x00007fff
+DATA constants_avx2<>+1004(SB)/4, $0x00007fff
+DATA constants_avx2<>+1008(SB)/4, $0x00007fff
+DATA constants_avx2<>+1012(SB)/4, $0x00007fff
+DATA constants_avx2<>+1016(SB)/4, $0x00007fff
+DATA constants_avx2<>+1020(SB)/4, $0x00007fff
+DATA constants_avx2<>+1024(SB)/4, $0x00800000
+DATA constants_avx2<>+1028(SB)/4, $0x00800000
+DATA constants_avx2<>+1032(SB)/4, $0x00800000
+DATA constants_avx2<>+1036(SB)/4, $0x00800000
+DATA constants_avx2<>+1040(SB)/4, $0x00800000
+DATA constants_avx2<>+1044(SB)/4, $0x00800000
+DATA constants_avx2<>+1048(SB)/4, $0x00800000
+DATA constants_avx2<>+1052(SB)/4, $0x00800000
+DATA constants_avx2<>+1056(SB)/4, $0x80000000
+DATA constants_avx2<>+1060(SB)/4, $0x80000000
+DATA constants_avx2<>+1064(SB)/4, $0x80000000
+DATA constants_avx2<>+1068(SB)/4, $0x80000000
+DATA constants_avx2<>+1072(SB)/4, $0x80000000
+DATA constants_avx2<>+1076(SB)/4, $0x80000000
+DATA constants_avx2<>+1080(SB)/4, $0x80000000
+DATA constants_avx2<>+1084(SB)/4, $0x80000000
+DATA constants_avx2<>+1088(SB)/4, $0xffff0000
+DATA constants_avx2<>+1092(SB)/4, $0xffff0000
+DATA constants_avx2<>+1096(SB)/4, $0xffff0000
+DATA constants_avx2<>+1100(SB)/4, $0xffff0000
+DATA constants_avx2<>+1104(SB)/4, $0xffff0000
+DATA constants_avx2<>+1108(SB)/4, $0xffff0000
+DATA constants_avx2<>+1112(SB)/4, $0xffff0000
+DATA constants_avx2<>+1116(SB)/4, $0xffff0000
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1120

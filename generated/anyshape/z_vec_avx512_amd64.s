@@ -13,115 +13,115 @@ TEXT ·vec_f32_gelu_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end2
+	JL end2
 
 main1:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main1
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main1
 
 end2:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end4
+	JL end4
 
 main3:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	VMOVUPS (BX)(AX*1), Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main3
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main3
 
 end4:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done5
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z0
-	VMULPS      Z0, Z0, Z1
-	VMULPS      constants_avx512<>+0(SB), Z1, Z1
-	VADDPS      constants_avx512<>+64(SB), Z1, Z1
-	VMULPS      Z0, Z1, Z1
-	VMINPS      constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS      constants_avx512<>+192(SB), Z1, Z1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done5
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z0
+	VMULPS Z0, Z0, Z1
+	VMULPS constants_avx512<>+0(SB), Z1, Z1
+	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VMINPS constants_avx512<>+128(SB), Z1, Z1
+	VMAXPS constants_avx512<>+192(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS      Z2, Z1, Z1
-	VMOVUPS     constants_avx512<>+256(SB), Z3
+	VSUBPS Z2, Z1, Z1
+	VMOVUPS constants_avx512<>+256(SB), Z3
 	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
 	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS   Z2, Z3, Z3
-	VMOVAPS     Z3, Z1
-	VADDPS      constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS      Z1, Z0, Z0
-	VMOVUPS     Z0, K1, (DX)(AX*1)
+	VSCALEFPS Z2, Z3, Z3
+	VMOVAPS Z3, Z1
+	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VDIVPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done5:
 	VZEROUPPER
@@ -138,89 +138,89 @@ TEXT ·vec_f32_gelubackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end7
+	JL end7
 
 main6:
-	VMOVUPS     (SI)(AX*1), Z0
-	VMOVUPS     (DI)(AX*1), Z1
-	VMULPS      Z0, Z0, Z3
-	VMULPS      constants_avx512<>+0(SB), Z3, Z3
-	VADDPS      constants_avx512<>+64(SB), Z3, Z3
-	VMULPS      Z0, Z3, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VMOVUPS (SI)(AX*1), Z0
+	VMOVUPS (DI)(AX*1), Z1
+	VMULPS Z0, Z0, Z3
+	VMULPS constants_avx512<>+0(SB), Z3, Z3
+	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS Z0, Z3, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
-	VSUBPS      Z2, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z2, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VSCALEFPS   Z2, Z4, Z4
-	VMOVAPS     Z4, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z2
-	VDIVPS      Z3, Z2, Z2
-	VMULPS      Z0, Z2, Z4
-	VMOVUPS     Z4, (DX)(AX*1)
-	VMULPS      Z0, Z0, Z0
-	VMULPS      constants_avx512<>+704(SB), Z0, Z0
-	VADDPS      constants_avx512<>+768(SB), Z0, Z0
-	VMINPS      constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z2, Z3, Z3
-	VMULPS      Z4, Z3, Z3
+	VSCALEFPS Z2, Z4, Z4
+	VMOVAPS Z4, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z2
+	VDIVPS Z3, Z2, Z2
+	VMULPS Z0, Z2, Z4
+	VMOVUPS Z4, (DX)(AX*1)
+	VMULPS Z0, Z0, Z0
+	VMULPS constants_avx512<>+704(SB), Z0, Z0
+	VADDPS constants_avx512<>+768(SB), Z0, Z0
+	VMINPS constants_avx512<>+832(SB), Z0, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, (BX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main6
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, (BX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main6
 
 end7:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done8
-	MOVQ        $0x00000001, R8
-	SHLQ        CL, R8
-	DECQ        R8
-	KMOVW       R8, K1
-	VMOVUPS.Z   (SI)(AX*1), K1, Z0
-	VMOVUPS.Z   (DI)(AX*1), K1, Z1
-	VMULPS      Z0, Z0, Z3
-	VMULPS      constants_avx512<>+0(SB), Z3, Z3
-	VADDPS      constants_avx512<>+64(SB), Z3, Z3
-	VMULPS      Z0, Z3, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done8
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (SI)(AX*1), K1, Z0
+	VMOVUPS.Z (DI)(AX*1), K1, Z1
+	VMULPS Z0, Z0, Z3
+	VMULPS constants_avx512<>+0(SB), Z3, Z3
+	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS Z0, Z3, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
-	VSUBPS      Z2, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z2, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
-	VSCALEFPS   Z2, Z4, Z4
-	VMOVAPS     Z4, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z2
-	VDIVPS      Z3, Z2, Z2
-	VMULPS      Z0, Z2, Z4
-	VMOVUPS     Z4, K1, (DX)(AX*1)
-	VMULPS      Z0, Z0, Z0
-	VMULPS      constants_avx512<>+704(SB), Z0, Z0
-	VADDPS      constants_avx512<>+768(SB), Z0, Z0
-	VMINPS      constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z2, Z3, Z3
-	VMULPS      Z4, Z3, Z3
+	VSCALEFPS Z2, Z4, Z4
+	VMOVAPS Z4, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z2
+	VDIVPS Z3, Z2, Z2
+	VMULPS Z0, Z2, Z4
+	VMOVUPS Z4, K1, (DX)(AX*1)
+	VMULPS Z0, Z0, Z0
+	VMULPS constants_avx512<>+704(SB), Z0, Z0
+	VADDPS constants_avx512<>+768(SB), Z0, Z0
+	VMINPS constants_avx512<>+832(SB), Z0, Z0
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z2, Z3, Z3
+	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, K1, (BX)(AX*1)
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (BX)(AX*1)
 
 done8:
 	VZEROUPPER
@@ -236,111 +236,111 @@ TEXT ·vec_f32_swiglu_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000020, CX
-	JL   end10
+	JL end10
 
 main9:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS (SI)(AX*1), Z1
+	VMULPS constants_avx512<>+896(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z0
-	VMOVUPS     64(SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z2
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z0
+	VMOVUPS 64(SI)(AX*1), Z1
+	VMULPS constants_avx512<>+896(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main9
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z2
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main9
 
 end10:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end12
+	JL end12
 
 main11:
-	VMOVUPS     (BX)(AX*1), Z0
-	VMOVUPS     (SI)(AX*1), Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS (SI)(AX*1), Z1
+	VMULPS constants_avx512<>+896(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main11
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z2
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main11
 
 end12:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done13
-	MOVQ        $0x00000001, DI
-	SHLQ        CL, DI
-	DECQ        DI
-	KMOVW       DI, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z0
-	VMOVUPS.Z   (SI)(AX*1), K1, Z1
-	VMULPS      constants_avx512<>+896(SB), Z0, Z2
-	VMINPS      constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS      constants_avx512<>+192(SB), Z2, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done13
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z0
+	VMOVUPS.Z (SI)(AX*1), K1, Z1
+	VMULPS constants_avx512<>+896(SB), Z0, Z2
+	VMINPS constants_avx512<>+128(SB), Z2, Z2
+	VMAXPS constants_avx512<>+192(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS      Z3, Z2, Z2
-	VMOVUPS     constants_avx512<>+256(SB), Z4
+	VSUBPS Z3, Z2, Z2
+	VMOVUPS constants_avx512<>+256(SB), Z4
 	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
 	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS   Z3, Z4, Z4
-	VMOVAPS     Z4, Z2
-	VADDPS      constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS      Z2, Z0, Z2
-	VMULPS      Z2, Z1, Z1
-	VMOVUPS     Z1, K1, (DX)(AX*1)
+	VSCALEFPS Z3, Z4, Z4
+	VMOVAPS Z4, Z2
+	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VDIVPS Z2, Z0, Z2
+	VMULPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done13:
 	VZEROUPPER
@@ -359,83 +359,83 @@ TEXT ·vec_f32_swiglubackward_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000010, CX
-	JL   end15
+	JL end15
 
 main14:
-	VMOVUPS     (DI)(AX*1), Z0
-	VMOVUPS     (R8)(AX*1), Z1
-	VMOVUPS     (R9)(AX*1), Z2
-	VMULPS      constants_avx512<>+896(SB), Z0, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	VMOVUPS (DI)(AX*1), Z0
+	VMOVUPS (R8)(AX*1), Z1
+	VMOVUPS (R9)(AX*1), Z2
+	VMULPS constants_avx512<>+896(SB), Z0, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VSUBPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z5
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z4
-	VDIVPS      Z3, Z4, Z4
-	VMULPS      Z0, Z4, Z0
-	VMULPS      Z0, Z1, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	VMULPS      Z0, Z2, Z3
-	VMOVUPS     Z3, (SI)(AX*1)
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
+	VSCALEFPS Z4, Z5, Z5
+	VMOVAPS Z5, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z3, Z4, Z4
+	VMULPS Z0, Z4, Z0
+	VMULPS Z0, Z1, Z3
+	VMOVUPS Z3, (DX)(AX*1)
+	VMULPS Z0, Z2, Z3
+	VMOVUPS Z3, (SI)(AX*1)
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
-	VMULPS      Z1, Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMOVUPS     Z4, (BX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main14
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VMOVUPS Z4, (BX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main14
 
 end15:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done16
-	MOVQ        $0x00000001, R10
-	SHLQ        CL, R10
-	DECQ        R10
-	KMOVW       R10, K1
-	VMOVUPS.Z   (DI)(AX*1), K1, Z0
-	VMOVUPS.Z   (R8)(AX*1), K1, Z1
-	VMOVUPS.Z   (R9)(AX*1), K1, Z2
-	VMULPS      constants_avx512<>+896(SB), Z0, Z3
-	VMINPS      constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS      constants_avx512<>+192(SB), Z3, Z3
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done16
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMOVUPS.Z (R8)(AX*1), K1, Z1
+	VMOVUPS.Z (R9)(AX*1), K1, Z2
+	VMULPS constants_avx512<>+896(SB), Z0, Z3
+	VMINPS constants_avx512<>+128(SB), Z3, Z3
+	VMAXPS constants_avx512<>+192(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
-	VSUBPS      Z4, Z3, Z3
-	VMOVUPS     constants_avx512<>+256(SB), Z5
+	VSUBPS Z4, Z3, Z3
+	VMOVUPS constants_avx512<>+256(SB), Z5
 	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
 	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
-	VSCALEFPS   Z4, Z5, Z5
-	VMOVAPS     Z5, Z3
-	VADDPS      constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS     constants_avx512<>+640(SB), Z4
-	VDIVPS      Z3, Z4, Z4
-	VMULPS      Z0, Z4, Z0
-	VMULPS      Z0, Z1, Z3
-	VMOVUPS     Z3, K1, (DX)(AX*1)
-	VMULPS      Z0, Z2, Z3
-	VMOVUPS     Z3, K1, (SI)(AX*1)
-	VMOVUPS     constants_avx512<>+640(SB), Z3
-	VSUBPS      Z4, Z3, Z3
+	VSCALEFPS Z4, Z5, Z5
+	VMOVAPS Z5, Z3
+	VADDPS constants_avx512<>+640(SB), Z3, Z3
+	VMOVUPS constants_avx512<>+640(SB), Z4
+	VDIVPS Z3, Z4, Z4
+	VMULPS Z0, Z4, Z0
+	VMULPS Z0, Z1, Z3
+	VMOVUPS Z3, K1, (DX)(AX*1)
+	VMULPS Z0, Z2, Z3
+	VMOVUPS Z3, K1, (SI)(AX*1)
+	VMOVUPS constants_avx512<>+640(SB), Z3
+	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
-	VMULPS      Z1, Z4, Z4
-	VMULPS      Z2, Z4, Z4
-	VMOVUPS     Z4, K1, (BX)(AX*1)
+	VMULPS Z1, Z4, Z4
+	VMULPS Z2, Z4, Z4
+	VMOVUPS Z4, K1, (BX)(AX*1)
 
 done16:
 	VZEROUPPER
@@ -444,209 +444,209 @@ done16:
 // func vec_f32_sum_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_sum_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   (AX), BX
-	XORQ   DX, DX
-	MOVQ   48(AX), CX
-	SUBQ   $0x00000040, CX
-	JL     end18
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end18
 
 main17:
 	VMOVUPS (BX)(DX*1), Z4
-	VADDPS  Z4, Z0, Z0
+	VADDPS Z4, Z0, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
-	VADDPS  Z4, Z1, Z1
+	VADDPS Z4, Z1, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
-	VADDPS  Z4, Z2, Z2
+	VADDPS Z4, Z2, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
-	VADDPS  Z4, Z3, Z3
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, CX
-	JGE     main17
+	VADDPS Z4, Z3, Z3
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main17
 
 end18:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end20
+	JL end20
 
 main19:
 	VMOVUPS (BX)(DX*1), Z4
-	VADDPS  Z4, Z0, Z0
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, CX
-	JGE     main19
+	VADDPS Z4, Z0, Z0
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main19
 
 end20:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done21
-	MOVQ      $0x00000001, SI
-	SHLQ      CL, SI
-	DECQ      SI
-	KMOVW     SI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done21
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VADDPS    Z4, Z0, Z0
+	VADDPS Z4, Z0, Z0
 
 done21:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_sumdeviations_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
-	VPXORD       Z0, Z0, Z0
-	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
+	MOVQ a+0(FP), AX
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
 	VBROADCASTSS 88(AX), Z4
-	MOVQ         (AX), BX
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000040, CX
-	JL           end23
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end23
 
 main22:
-	VMOVUPS     (BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS (BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
-	VMOVUPS     64(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 64(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z1
-	VMOVUPS     128(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 128(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z2
-	VMOVUPS     192(BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS 192(BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z3
-	ADDQ        $0x00000100, DX
-	SUBQ        $0x00000040, CX
-	JGE         main22
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main22
 
 end23:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end25
+	JL end25
 
 main24:
-	VMOVUPS     (BX)(DX*1), Z5
-	VSUBPS      Z4, Z5, Z5
+	VMOVUPS (BX)(DX*1), Z5
+	VSUBPS Z4, Z5, Z5
 	VFMADD231PS Z5, Z5, Z0
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main24
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main24
 
 end25:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done26
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z5
-	VSUBPS      Z4, Z5, Z5
-	VMOVAPS.Z   Z5, K1, Z5
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done26
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z5
+	VSUBPS Z4, Z5, Z5
+	VMOVAPS.Z Z5, K1, Z5
 	VFMADD231PS Z5, Z5, Z0
 
 done26:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normalize_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	MOVQ         24(CX), DI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end28
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	MOVQ 24(CX), DI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end28
 
 main27:
-	VMOVUPS     (BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     (DI)(AX*1), Z3
-	VMOVUPS     (SI)(AX*1), Z4
+	VMOVUPS (BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS (DI)(AX*1), Z3
+	VMOVUPS (SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	VMOVUPS     64(BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     64(DI)(AX*1), Z3
-	VMOVUPS     64(SI)(AX*1), Z4
+	VMOVUPS Z3, (DX)(AX*1)
+	VMOVUPS 64(BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS 64(DI)(AX*1), Z3
+	VMOVUPS 64(SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main27
+	VMOVUPS Z3, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main27
 
 end28:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end30
+	JL end30
 
 main29:
-	VMOVUPS     (BX)(AX*1), Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS     (DI)(AX*1), Z3
-	VMOVUPS     (SI)(AX*1), Z4
+	VMOVUPS (BX)(AX*1), Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS (DI)(AX*1), Z3
+	VMOVUPS (SI)(AX*1), Z4
 	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS     Z3, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main29
+	VMOVUPS Z3, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main29
 
 end30:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done31
-	MOVQ        $0x00000001, R8
-	SHLQ        CL, R8
-	DECQ        R8
-	KMOVW       R8, K1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z2
-	VSUBPS      Z0, Z2, Z2
-	VMULPS      Z1, Z2, Z2
-	VMOVUPS.Z   (DI)(AX*1), K1, Z0
-	VMOVUPS.Z   (SI)(AX*1), K1, Z1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done31
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z2
+	VSUBPS Z0, Z2, Z2
+	VMULPS Z1, Z2, Z2
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMOVUPS.Z (SI)(AX*1), K1, Z1
 	VFMADD231PS Z1, Z2, Z0
-	VMOVUPS     Z0, K1, (DX)(AX*1)
+	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done31:
 	VZEROUPPER
@@ -655,179 +655,179 @@ done31:
 // func vec_f32_normsums_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
 	VBROADCASTSS 92(AX), Z1
-	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	VPXORD       Z5, Z5, Z5
-	MOVQ         (AX), BX
-	MOVQ         8(AX), SI
-	MOVQ         16(AX), DI
-	MOVQ         24(AX), R8
-	MOVQ         32(AX), R9
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000020, CX
-	JL           end33
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 24(AX), R8
+	MOVQ 32(AX), R9
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end33
 
 main32:
-	VMOVUPS     (BX)(DX*1), Z6
-	VMOVUPS     (SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     (DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z2, Z2
+	VMOVUPS (BX)(DX*1), Z6
+	VMOVUPS (SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS (DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z2, Z2
 	VFMADD231PS Z8, Z7, Z4
-	VMOVUPS     (R8)(DX*1), Z8
+	VMOVUPS (R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, (R8)(DX*1)
-	VMOVUPS     (R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, (R9)(DX*1)
-	VMOVUPS     64(BX)(DX*1), Z6
-	VMOVUPS     64(SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     64(DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z3, Z3
+	VMOVUPS Z8, (R8)(DX*1)
+	VMOVUPS (R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, (R9)(DX*1)
+	VMOVUPS 64(BX)(DX*1), Z6
+	VMOVUPS 64(SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS 64(DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z3, Z3
 	VFMADD231PS Z8, Z7, Z5
-	VMOVUPS     64(R8)(DX*1), Z8
+	VMOVUPS 64(R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, 64(R8)(DX*1)
-	VMOVUPS     64(R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, 64(R9)(DX*1)
-	ADDQ        $0x00000080, DX
-	SUBQ        $0x00000020, CX
-	JGE         main32
+	VMOVUPS Z8, 64(R8)(DX*1)
+	VMOVUPS 64(R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, 64(R9)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main32
 
 end33:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end35
+	JL end35
 
 main34:
-	VMOVUPS     (BX)(DX*1), Z6
-	VMOVUPS     (SI)(DX*1), Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS     (DI)(DX*1), Z8
-	VMULPS      Z6, Z8, Z8
-	VADDPS      Z8, Z2, Z2
+	VMOVUPS (BX)(DX*1), Z6
+	VMOVUPS (SI)(DX*1), Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS (DI)(DX*1), Z8
+	VMULPS Z6, Z8, Z8
+	VADDPS Z8, Z2, Z2
 	VFMADD231PS Z8, Z7, Z4
-	VMOVUPS     (R8)(DX*1), Z8
+	VMOVUPS (R8)(DX*1), Z8
 	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS     Z8, (R8)(DX*1)
-	VMOVUPS     (R9)(DX*1), Z7
-	VADDPS      Z6, Z7, Z7
-	VMOVUPS     Z7, (R9)(DX*1)
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main34
+	VMOVUPS Z8, (R8)(DX*1)
+	VMOVUPS (R9)(DX*1), Z7
+	VADDPS Z6, Z7, Z7
+	VMOVUPS Z7, (R9)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main34
 
 end35:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done36
-	MOVQ        $0x00000001, R10
-	SHLQ        CL, R10
-	DECQ        R10
-	KMOVW       R10, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z6
-	VMOVUPS.Z   (SI)(DX*1), K1, Z7
-	VSUBPS      Z0, Z7, Z7
-	VMULPS      Z1, Z7, Z7
-	VMOVUPS.Z   (DI)(DX*1), K1, Z0
-	VMULPS      Z6, Z0, Z0
-	VADDPS      Z0, Z2, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done36
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z6
+	VMOVUPS.Z (SI)(DX*1), K1, Z7
+	VSUBPS Z0, Z7, Z7
+	VMULPS Z1, Z7, Z7
+	VMOVUPS.Z (DI)(DX*1), K1, Z0
+	VMULPS Z6, Z0, Z0
+	VADDPS Z0, Z2, Z2
 	VFMADD231PS Z0, Z7, Z4
-	VMOVUPS.Z   (R8)(DX*1), K1, Z0
+	VMOVUPS.Z (R8)(DX*1), K1, Z0
 	VFMADD231PS Z6, Z7, Z0
-	VMOVUPS     Z0, K1, (R8)(DX*1)
-	VMOVUPS.Z   (R9)(DX*1), K1, Z0
-	VADDPS      Z6, Z0, Z0
-	VMOVUPS     Z0, K1, (R9)(DX*1)
+	VMOVUPS Z0, K1, (R8)(DX*1)
+	VMOVUPS.Z (R9)(DX*1), K1, Z0
+	VADDPS Z6, Z0, Z0
+	VMOVUPS Z0, K1, (R9)(DX*1)
 
 done36:
-	VADDPS        Z3, Z2, Z2
+	VADDPS Z3, Z2, Z2
 	VEXTRACTF64X4 $0x01, Z2, Y0
-	VADDPS        Y0, Y2, Y2
-	VEXTRACTF128  $0x01, Y2, X0
-	VADDPS        X0, X2, X2
-	VMOVHLPS      X2, X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSHDUP     X2, X0
-	VADDPS        X0, X2, X2
-	VMOVSS        X2, 128(AX)
-	VADDPS        Z5, Z4, Z4
+	VADDPS Y0, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS X0, X2, X2
+	VMOVHLPS X2, X2, X0
+	VADDPS X0, X2, X2
+	VMOVSHDUP X2, X0
+	VADDPS X0, X2, X2
+	VMOVSS X2, 128(AX)
+	VADDPS Z5, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y0
-	VADDPS        Y0, Y4, Y4
-	VEXTRACTF128  $0x01, Y4, X0
-	VADDPS        X0, X4, X4
-	VMOVHLPS      X4, X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSHDUP     X4, X0
-	VADDPS        X0, X4, X4
-	VMOVSS        X4, 132(AX)
+	VADDPS Y0, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X0
+	VADDPS X0, X4, X4
+	VMOVHLPS X4, X4, X0
+	VADDPS X0, X4, X4
+	VMOVSHDUP X4, X0
+	VADDPS X0, X4, X4
+	VMOVSS X4, 132(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_normapply_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normapply_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
 	VBROADCASTSS 96(CX), Z2
 	VBROADCASTSS 100(CX), Z3
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	MOVQ         24(CX), DI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000010, CX
-	JL           end38
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	MOVQ 24(CX), DI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000010, CX
+	JL end38
 
 main37:
-	VMOVUPS      (BX)(AX*1), Z4
-	VMOVUPS      (SI)(AX*1), Z5
-	VSUBPS       Z0, Z5, Z5
-	VMULPS       Z1, Z5, Z5
-	VMOVUPS      (DI)(AX*1), Z6
-	VMULPS       Z4, Z6, Z6
-	VSUBPS       Z2, Z6, Z6
+	VMOVUPS (BX)(AX*1), Z4
+	VMOVUPS (SI)(AX*1), Z5
+	VSUBPS Z0, Z5, Z5
+	VMULPS Z1, Z5, Z5
+	VMOVUPS (DI)(AX*1), Z6
+	VMULPS Z4, Z6, Z6
+	VSUBPS Z2, Z6, Z6
 	VFNMADD231PS Z3, Z5, Z6
-	VMOVUPS      (DX)(AX*1), Z4
-	VFMADD231PS  Z1, Z6, Z4
-	VMOVUPS      Z4, (DX)(AX*1)
-	ADDQ         $0x00000040, AX
-	SUBQ         $0x00000010, CX
-	JGE          main37
+	VMOVUPS (DX)(AX*1), Z4
+	VFMADD231PS Z1, Z6, Z4
+	VMOVUPS Z4, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main37
 
 end38:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done39
-	MOVQ         $0x00000001, R8
-	SHLQ         CL, R8
-	DECQ         R8
-	KMOVW        R8, K1
-	VMOVUPS.Z    (BX)(AX*1), K1, Z4
-	VMOVUPS.Z    (SI)(AX*1), K1, Z5
-	VSUBPS       Z0, Z5, Z5
-	VMULPS       Z1, Z5, Z5
-	VMOVUPS.Z    (DI)(AX*1), K1, Z0
-	VMULPS       Z4, Z0, Z0
-	VSUBPS       Z2, Z0, Z0
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done39
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
+	VMOVUPS.Z (BX)(AX*1), K1, Z4
+	VMOVUPS.Z (SI)(AX*1), K1, Z5
+	VSUBPS Z0, Z5, Z5
+	VMULPS Z1, Z5, Z5
+	VMOVUPS.Z (DI)(AX*1), K1, Z0
+	VMULPS Z4, Z0, Z0
+	VSUBPS Z2, Z0, Z0
 	VFNMADD231PS Z3, Z5, Z0
-	VMOVUPS.Z    (DX)(AX*1), K1, Z2
-	VFMADD231PS  Z1, Z0, Z2
-	VMOVUPS      Z2, K1, (DX)(AX*1)
+	VMOVUPS.Z (DX)(AX*1), K1, Z2
+	VFMADD231PS Z1, Z0, Z2
+	VMOVUPS Z2, K1, (DX)(AX*1)
 
 done39:
 	VZEROUPPER
@@ -836,284 +836,284 @@ done39:
 // func vec_f32_max_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
-	MOVQ    a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VMOVUPS constants_avx512<>+960(SB), Z0
 	VMOVUPS constants_avx512<>+960(SB), Z1
 	VMOVUPS constants_avx512<>+960(SB), Z2
 	VMOVUPS constants_avx512<>+960(SB), Z3
-	MOVQ    (AX), BX
-	XORQ    DX, DX
-	MOVQ    48(AX), CX
-	SUBQ    $0x00000040, CX
-	JL      end41
+	MOVQ (AX), BX
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end41
 
 main40:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z0, Z4, Z0
+	VMAXPS Z0, Z4, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
-	VMAXPS  Z1, Z4, Z1
+	VMAXPS Z1, Z4, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
-	VMAXPS  Z2, Z4, Z2
+	VMAXPS Z2, Z4, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
-	VMAXPS  Z3, Z4, Z3
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, CX
-	JGE     main40
+	VMAXPS Z3, Z4, Z3
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main40
 
 end41:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end43
+	JL end43
 
 main42:
 	VMOVUPS (BX)(DX*1), Z4
-	VMAXPS  Z0, Z4, Z0
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, CX
-	JGE     main42
+	VMAXPS Z0, Z4, Z0
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main42
 
 end43:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done44
-	MOVQ      $0x00000001, SI
-	SHLQ      CL, SI
-	DECQ      SI
-	KMOVW     SI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done44
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VMOVUPS   constants_avx512<>+960(SB), Z5
-	VMOVAPS   Z4, K1, Z5
-	VMOVAPS   Z5, Z4
-	VMAXPS    Z0, Z4, Z0
+	VMOVUPS constants_avx512<>+960(SB), Z5
+	VMOVAPS Z4, K1, Z5
+	VMOVAPS Z5, Z4
+	VMAXPS Z0, Z4, Z0
 
 done44:
-	VMAXPS        Z1, Z0, Z0
-	VMAXPS        Z2, Z0, Z0
-	VMAXPS        Z3, Z0, Z0
+	VMAXPS Z1, Z0, Z0
+	VMAXPS Z2, Z0, Z0
+	VMAXPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VMAXPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VMAXPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VMAXPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VMAXPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VMAXPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VMAXPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VMAXPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_expsum_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
 	VBROADCASTSS 92(AX), Z1
 	VBROADCASTSS 96(AX), Z2
-	VPXORD       Z3, Z3, Z3
-	VPXORD       Z4, Z4, Z4
-	MOVQ         (AX), BX
-	MOVQ         8(AX), SI
-	XORQ         DX, DX
-	MOVQ         48(AX), CX
-	SUBQ         $0x00000020, CX
-	JL           end46
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end46
 
 main45:
-	VMOVUPS      (SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS (SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+1024(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+1088(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, (BX)(DX*1)
-	VADDPS       Z5, Z3, Z3
-	VMOVUPS      64(SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, (BX)(DX*1)
+	VADDPS Z5, Z3, Z3
+	VMOVUPS 64(SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+1024(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+1088(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, 64(BX)(DX*1)
-	VADDPS       Z5, Z4, Z4
-	ADDQ         $0x00000080, DX
-	SUBQ         $0x00000020, CX
-	JGE          main45
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, 64(BX)(DX*1)
+	VADDPS Z5, Z4, Z4
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main45
 
 end46:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end48
+	JL end48
 
 main47:
-	VMOVUPS      (SI)(DX*1), Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z8
-	VMINPS       Z5, Z8, Z8
-	VMOVUPS      constants_avx512<>+1088(SB), Z7
-	VMAXPS       Z8, Z7, Z8
-	VMULPS       constants_avx512<>+1152(SB), Z8, Z6
-	VRNDSCALEPS  $0x08, Z6, Z6
+	VMOVUPS (SI)(DX*1), Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+1024(SB), Z8
+	VMINPS Z5, Z8, Z8
+	VMOVUPS constants_avx512<>+1088(SB), Z7
+	VMAXPS Z8, Z7, Z8
+	VMULPS constants_avx512<>+1152(SB), Z8, Z6
+	VRNDSCALEPS $0x08, Z6, Z6
 	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
 	VFNMADD231PS constants_avx512<>+1280(SB), Z6, Z8
-	VMOVUPS      constants_avx512<>+1344(SB), Z7
-	VFMADD213PS  constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS  constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS    Z6, Z7, Z7
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K1
-	VMOVAPS.Z    Z7, K1, Z7
-	VMOVAPS      Z7, Z5
-	VMOVUPS      Z5, (BX)(DX*1)
-	VADDPS       Z5, Z3, Z3
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, CX
-	JGE          main47
+	VMOVUPS constants_avx512<>+1344(SB), Z7
+	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VSCALEFPS Z6, Z7, Z7
+	VCMPPS $0x05, constants_avx512<>+1088(SB), Z5, K1
+	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS Z7, Z5
+	VMOVUPS Z5, (BX)(DX*1)
+	VADDPS Z5, Z3, Z3
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main47
 
 end48:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done49
-	MOVQ         $0x00000001, DI
-	SHLQ         CL, DI
-	DECQ         DI
-	KMOVW        DI, K1
-	VMOVUPS.Z    (SI)(DX*1), K1, Z5
-	VSUBPS       Z2, Z5, Z5
-	VFMSUB213PS  Z1, Z0, Z5
-	VMOVUPS      constants_avx512<>+1024(SB), Z2
-	VMINPS       Z5, Z2, Z2
-	VMOVUPS      constants_avx512<>+1088(SB), Z1
-	VMAXPS       Z2, Z1, Z2
-	VMULPS       constants_avx512<>+1152(SB), Z2, Z0
-	VRNDSCALEPS  $0x08, Z0, Z0
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done49
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z5
+	VSUBPS Z2, Z5, Z5
+	VFMSUB213PS Z1, Z0, Z5
+	VMOVUPS constants_avx512<>+1024(SB), Z2
+	VMINPS Z5, Z2, Z2
+	VMOVUPS constants_avx512<>+1088(SB), Z1
+	VMAXPS Z2, Z1, Z2
+	VMULPS constants_avx512<>+1152(SB), Z2, Z0
+	VRNDSCALEPS $0x08, Z0, Z0
 	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z2
 	VFNMADD231PS constants_avx512<>+1280(SB), Z0, Z2
-	VMOVUPS      constants_avx512<>+1344(SB), Z1
-	VFMADD213PS  constants_avx512<>+1408(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1472(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1536(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+1600(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
-	VFMADD213PS  constants_avx512<>+640(SB), Z2, Z1
-	VSCALEFPS    Z0, Z1, Z1
-	VCMPPS       $0x05, constants_avx512<>+1088(SB), Z5, K2
-	VMOVAPS.Z    Z1, K2, Z1
-	VMOVAPS      Z1, Z5
-	VMOVUPS      Z5, K1, (BX)(DX*1)
-	VMOVAPS.Z    Z5, K1, Z5
-	VADDPS       Z5, Z3, Z3
+	VMOVUPS constants_avx512<>+1344(SB), Z1
+	VFMADD213PS constants_avx512<>+1408(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1472(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1536(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+1600(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
+	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
+	VSCALEFPS Z0, Z1, Z1
+	VCMPPS $0x05, constants_avx512<>+1088(SB), Z5, K2
+	VMOVAPS.Z Z1, K2, Z1
+	VMOVAPS Z1, Z5
+	VMOVUPS Z5, K1, (BX)(DX*1)
+	VMOVAPS.Z Z5, K1, Z5
+	VADDPS Z5, Z3, Z3
 
 done49:
-	VADDPS        Z4, Z3, Z3
+	VADDPS Z4, Z3, Z3
 	VEXTRACTF64X4 $0x01, Z3, Y0
-	VADDPS        Y0, Y3, Y3
-	VEXTRACTF128  $0x01, Y3, X0
-	VADDPS        X0, X3, X3
-	VMOVHLPS      X3, X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSHDUP     X3, X0
-	VADDPS        X0, X3, X3
-	VMOVSS        X3, 128(AX)
+	VADDPS Y0, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS X0, X3, X3
+	VMOVHLPS X3, X3, X0
+	VADDPS X0, X3, X3
+	VMOVSHDUP X3, X0
+	VADDPS X0, X3, X3
+	VMOVSS X3, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_softmaxbackward_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
 	VBROADCASTSS 92(CX), Z1
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	MOVQ         16(CX), SI
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end51
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	MOVQ 16(CX), SI
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end51
 
 main50:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, (DX)(AX*1)
 	VMOVUPS 64(BX)(AX*1), Z2
 	VMOVUPS 64(SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, 64(DX)(AX*1)
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x00000020, CX
-	JGE     main50
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main50
 
 end51:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end53
+	JL end53
 
 main52:
 	VMOVUPS (BX)(AX*1), Z2
 	VMOVUPS (SI)(AX*1), Z3
-	VSUBPS  Z0, Z3, Z3
-	VMULPS  Z2, Z3, Z3
-	VMULPS  Z1, Z3, Z3
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
 	VMOVUPS Z3, (DX)(AX*1)
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main52
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main52
 
 end53:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done54
-	MOVQ      $0x00000001, DI
-	SHLQ      CL, DI
-	DECQ      DI
-	KMOVW     DI, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done54
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
 	VMOVUPS.Z (BX)(AX*1), K1, Z2
 	VMOVUPS.Z (SI)(AX*1), K1, Z3
-	VSUBPS    Z0, Z3, Z3
-	VMULPS    Z2, Z3, Z3
-	VMULPS    Z1, Z3, Z3
-	VMOVUPS   Z3, K1, (DX)(AX*1)
+	VSUBPS Z0, Z3, Z3
+	VMULPS Z2, Z3, Z3
+	VMULPS Z1, Z3, Z3
+	VMOVUPS Z3, K1, (DX)(AX*1)
 
 done54:
 	VZEROUPPER
@@ -1122,122 +1122,122 @@ done54:
 // func vec_f32_dot_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_dot_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   (AX), BX
-	MOVQ   8(AX), SI
-	XORQ   DX, DX
-	MOVQ   48(AX), CX
-	SUBQ   $0x00000040, CX
-	JL     end56
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end56
 
 main55:
-	VMOVUPS     (BX)(DX*1), Z4
-	VMOVUPS     (SI)(DX*1), Z5
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
-	VMOVUPS     64(BX)(DX*1), Z4
-	VMOVUPS     64(SI)(DX*1), Z5
+	VMOVUPS 64(BX)(DX*1), Z4
+	VMOVUPS 64(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z1
-	VMOVUPS     128(BX)(DX*1), Z4
-	VMOVUPS     128(SI)(DX*1), Z5
+	VMOVUPS 128(BX)(DX*1), Z4
+	VMOVUPS 128(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z2
-	VMOVUPS     192(BX)(DX*1), Z4
-	VMOVUPS     192(SI)(DX*1), Z5
+	VMOVUPS 192(BX)(DX*1), Z4
+	VMOVUPS 192(SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z3
-	ADDQ        $0x00000100, DX
-	SUBQ        $0x00000040, CX
-	JGE         main55
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main55
 
 end56:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end58
+	JL end58
 
 main57:
-	VMOVUPS     (BX)(DX*1), Z4
-	VMOVUPS     (SI)(DX*1), Z5
+	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS (SI)(DX*1), Z5
 	VFMADD231PS Z4, Z5, Z0
-	ADDQ        $0x00000040, DX
-	SUBQ        $0x00000010, CX
-	JGE         main57
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main57
 
 end58:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done59
-	MOVQ        $0x00000001, DI
-	SHLQ        CL, DI
-	DECQ        DI
-	KMOVW       DI, K1
-	VMOVUPS.Z   (BX)(DX*1), K1, Z4
-	VMOVUPS.Z   (SI)(DX*1), K1, Z5
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done59
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
+	VMOVUPS.Z (BX)(DX*1), K1, Z4
+	VMOVUPS.Z (SI)(DX*1), K1, Z5
 	VFMADD231PS Z4, Z5, Z0
 
 done59:
-	VADDPS        Z1, Z0, Z0
-	VADDPS        Z2, Z0, Z0
-	VADDPS        Z3, Z0, Z0
+	VADDPS Z1, Z0, Z0
+	VADDPS Z2, Z0, Z0
+	VADDPS Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VADDPS        Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VADDPS        X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VADDPS        X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VADDPS Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VADDPS X1, X0, X0
+	VMOVSHDUP X0, X1
+	VADDPS X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_scale_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
-	MOVQ         (CX), DX
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end61
+	MOVQ (CX), DX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end61
 
 main60:
 	VMOVUPS (DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
 	VMOVUPS 64(DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, 64(DX)(AX*1)
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x00000020, CX
-	JGE     main60
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main60
 
 end61:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end63
+	JL end63
 
 main62:
 	VMOVUPS (DX)(AX*1), Z1
-	VMULPS  Z0, Z1, Z1
+	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main62
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main62
 
 end63:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done64
-	MOVQ      $0x00000001, BX
-	SHLQ      CL, BX
-	DECQ      BX
-	KMOVW     BX, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done64
+	MOVQ $0x00000001, BX
+	SHLQ CL, BX
+	DECQ BX
+	KMOVW BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z1
-	VMULPS    Z0, Z1, Z1
-	VMOVUPS   Z1, K1, (DX)(AX*1)
+	VMULPS Z0, Z1, Z1
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done64:
 	VZEROUPPER
@@ -1246,54 +1246,54 @@ done64:
 // func vec_f32_axpy_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), CX
+	MOVQ a+0(FP), CX
 	VBROADCASTSS 88(CX), Z0
-	MOVQ         (CX), DX
-	MOVQ         8(CX), BX
-	XORQ         AX, AX
-	MOVQ         48(CX), CX
-	SUBQ         $0x00000020, CX
-	JL           end66
+	MOVQ (CX), DX
+	MOVQ 8(CX), BX
+	XORQ AX, AX
+	MOVQ 48(CX), CX
+	SUBQ $0x00000020, CX
+	JL end66
 
 main65:
-	VMOVUPS     (DX)(AX*1), Z1
-	VMOVUPS     (BX)(AX*1), Z2
+	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	VMOVUPS     64(DX)(AX*1), Z1
-	VMOVUPS     64(BX)(AX*1), Z2
+	VMOVUPS Z1, (DX)(AX*1)
+	VMOVUPS 64(DX)(AX*1), Z1
+	VMOVUPS 64(BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, 64(DX)(AX*1)
-	ADDQ        $0x00000080, AX
-	SUBQ        $0x00000020, CX
-	JGE         main65
+	VMOVUPS Z1, 64(DX)(AX*1)
+	ADDQ $0x00000080, AX
+	SUBQ $0x00000020, CX
+	JGE main65
 
 end66:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL   end68
+	JL end68
 
 main67:
-	VMOVUPS     (DX)(AX*1), Z1
-	VMOVUPS     (BX)(AX*1), Z2
+	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS (BX)(AX*1), Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, (DX)(AX*1)
-	ADDQ        $0x00000040, AX
-	SUBQ        $0x00000010, CX
-	JGE         main67
+	VMOVUPS Z1, (DX)(AX*1)
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main67
 
 end68:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done69
-	MOVQ        $0x00000001, SI
-	SHLQ        CL, SI
-	DECQ        SI
-	KMOVW       SI, K1
-	VMOVUPS.Z   (DX)(AX*1), K1, Z1
-	VMOVUPS.Z   (BX)(AX*1), K1, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done69
+	MOVQ $0x00000001, SI
+	SHLQ CL, SI
+	DECQ SI
+	KMOVW SI, K1
+	VMOVUPS.Z (DX)(AX*1), K1, Z1
+	VMOVUPS.Z (BX)(AX*1), K1, Z2
 	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS     Z1, K1, (DX)(AX*1)
+	VMOVUPS Z1, K1, (DX)(AX*1)
 
 done69:
 	VZEROUPPER
@@ -1309,43 +1309,43 @@ TEXT ·vec_f32_colsum_avx512(SB), NOSPLIT, $0-8
 	XORQ BX, BX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end71
+	JL end71
 
 main70:
 	VMOVUPS (SI)(BX*1), Z0
-	MOVQ    DI, R8
-	MOVQ    56(AX), R9
+	MOVQ DI, R8
+	MOVQ 56(AX), R9
 
 row72:
 	VMOVUPS (R8)(BX*1), Z1
-	VADDPS  Z1, Z0, Z0
-	ADDQ    DX, R8
-	DECQ    R9
-	JNZ     row72
+	VADDPS Z1, Z0, Z0
+	ADDQ DX, R8
+	DECQ R9
+	JNZ row72
 	VMOVUPS Z0, (SI)(BX*1)
-	ADDQ    $0x00000040, BX
-	SUBQ    $0x00000010, CX
-	JGE     main70
+	ADDQ $0x00000040, BX
+	SUBQ $0x00000010, CX
+	JGE main70
 
 end71:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done73
-	MOVQ      $0x00000001, R8
-	SHLQ      CL, R8
-	DECQ      R8
-	KMOVW     R8, K1
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done73
+	MOVQ $0x00000001, R8
+	SHLQ CL, R8
+	DECQ R8
+	KMOVW R8, K1
 	VMOVUPS.Z (SI)(BX*1), K1, Z0
-	MOVQ      DI, CX
-	MOVQ      56(AX), AX
+	MOVQ DI, CX
+	MOVQ 56(AX), AX
 
 row74:
 	VMOVUPS.Z (CX)(BX*1), K1, Z1
-	VADDPS    Z1, Z0, Z0
-	ADDQ      DX, CX
-	DECQ      AX
-	JNZ       row74
-	VMOVUPS   Z0, K1, (SI)(BX*1)
+	VADDPS Z1, Z0, Z0
+	ADDQ DX, CX
+	DECQ AX
+	JNZ row74
+	VMOVUPS Z0, K1, (SI)(BX*1)
 
 done73:
 	VZEROUPPER
@@ -1354,62 +1354,62 @@ done73:
 // func vec_f32_rotate_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_rotate_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
-	MOVQ         64(AX), DX
-	MOVQ         56(AX), BX
-	MOVQ         (AX), DI
-	MOVQ         8(AX), R8
-	MOVQ         16(AX), R9
-	MOVQ         24(AX), R10
+	MOVQ 64(AX), DX
+	MOVQ 56(AX), BX
+	MOVQ (AX), DI
+	MOVQ 8(AX), R8
+	MOVQ 16(AX), R9
+	MOVQ 24(AX), R10
 
 row75:
 	XORQ SI, SI
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end77
+	JL end77
 
 main76:
-	VMOVUPS     (DI)(SI*1), Z1
-	VMOVUPS     (R8)(SI*1), Z2
-	VMOVUPS     (R9)(SI*1), Z3
-	VMOVUPS     (R10)(SI*1), Z4
-	VMULPS      Z0, Z4, Z4
-	VMULPS      Z2, Z4, Z5
-	VMULPS      Z1, Z4, Z4
+	VMOVUPS (DI)(SI*1), Z1
+	VMOVUPS (R8)(SI*1), Z2
+	VMOVUPS (R9)(SI*1), Z3
+	VMOVUPS (R10)(SI*1), Z4
+	VMULPS Z0, Z4, Z4
+	VMULPS Z2, Z4, Z5
+	VMULPS Z1, Z4, Z4
 	VFMSUB231PS Z1, Z3, Z5
 	VFMADD231PS Z2, Z3, Z4
-	VMOVUPS     Z5, (DI)(SI*1)
-	VMOVUPS     Z4, (R8)(SI*1)
-	ADDQ        $0x00000040, SI
-	SUBQ        $0x00000010, CX
-	JGE         main76
+	VMOVUPS Z5, (DI)(SI*1)
+	VMOVUPS Z4, (R8)(SI*1)
+	ADDQ $0x00000040, SI
+	SUBQ $0x00000010, CX
+	JGE main76
 
 end77:
-	ADDQ        $0x00000010, CX
-	TESTQ       CX, CX
-	JZ          done78
-	MOVQ        $0x00000001, R11
-	SHLQ        CL, R11
-	DECQ        R11
-	KMOVW       R11, K1
-	VMOVUPS.Z   (DI)(SI*1), K1, Z1
-	VMOVUPS.Z   (R8)(SI*1), K1, Z2
-	VMOVUPS.Z   (R9)(SI*1), K1, Z3
-	VMOVUPS.Z   (R10)(SI*1), K1, Z4
-	VMULPS      Z0, Z4, Z4
-	VMULPS      Z2, Z4, Z5
-	VMULPS      Z1, Z4, Z4
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done78
+	MOVQ $0x00000001, R11
+	SHLQ CL, R11
+	DECQ R11
+	KMOVW R11, K1
+	VMOVUPS.Z (DI)(SI*1), K1, Z1
+	VMOVUPS.Z (R8)(SI*1), K1, Z2
+	VMOVUPS.Z (R9)(SI*1), K1, Z3
+	VMOVUPS.Z (R10)(SI*1), K1, Z4
+	VMULPS Z0, Z4, Z4
+	VMULPS Z2, Z4, Z5
+	VMULPS Z1, Z4, Z4
 	VFMSUB231PS Z1, Z3, Z5
 	VFMADD231PS Z2, Z3, Z4
-	VMOVUPS     Z5, K1, (DI)(SI*1)
-	VMOVUPS     Z4, K1, (R8)(SI*1)
+	VMOVUPS Z5, K1, (DI)(SI*1)
+	VMOVUPS Z4, K1, (R8)(SI*1)
 
 done78:
 	ADDQ DX, DI
 	ADDQ DX, R8
 	DECQ BX
-	JNZ  row75
+	JNZ row75
 	VZEROUPPER
 	RET
 
@@ -1424,79 +1424,79 @@ TEXT ·vec_f32_adamw_avx512(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000010, CX
-	JL   end80
+	JL end80
 
 main79:
-	VMOVUPS      (SI)(DX*1), Z0
-	VMOVUPS      (DI)(DX*1), Z1
-	VMOVUPS      (R8)(DX*1), Z2
+	VMOVUPS (SI)(DX*1), Z0
+	VMOVUPS (DI)(DX*1), Z1
+	VMOVUPS (R8)(DX*1), Z2
 	VBROADCASTSS 108(AX), Z3
-	VMULPS       Z3, Z0, Z0
+	VMULPS Z3, Z0, Z0
 	VBROADCASTSS 92(AX), Z3
-	VMULPS       Z3, Z1, Z1
+	VMULPS Z3, Z1, Z1
 	VBROADCASTSS 96(AX), Z3
-	VFMADD231PS  Z3, Z0, Z1
-	VMOVUPS      Z1, (DI)(DX*1)
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS Z1, (DI)(DX*1)
 	VBROADCASTSS 100(AX), Z3
-	VMULPS       Z3, Z2, Z2
-	VMULPS       Z0, Z0, Z0
+	VMULPS Z3, Z2, Z2
+	VMULPS Z0, Z0, Z0
 	VBROADCASTSS 104(AX), Z3
-	VFMADD231PS  Z3, Z0, Z2
-	VMOVUPS      Z2, (R8)(DX*1)
+	VFMADD231PS Z3, Z0, Z2
+	VMOVUPS Z2, (R8)(DX*1)
 	VBROADCASTSS 116(AX), Z0
-	VMULPS       Z0, Z2, Z2
-	VSQRTPS      Z2, Z2
+	VMULPS Z0, Z2, Z2
+	VSQRTPS Z2, Z2
 	VBROADCASTSS 120(AX), Z0
-	VADDPS       Z0, Z2, Z2
+	VADDPS Z0, Z2, Z2
 	VBROADCASTSS 112(AX), Z0
-	VMULPS       Z0, Z1, Z1
-	VDIVPS       Z2, Z1, Z1
-	VMOVUPS      (BX)(DX*1), Z0
+	VMULPS Z0, Z1, Z1
+	VDIVPS Z2, Z1, Z1
+	VMOVUPS (BX)(DX*1), Z0
 	VBROADCASTSS 88(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, (BX)(DX*1)
-	ADDQ         $0x00000040, DX
-	SUBQ         $0x00000010, CX
-	JGE          main79
+	VMULPS Z2, Z0, Z0
+	VSUBPS Z1, Z0, Z0
+	VMOVUPS Z0, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main79
 
 end80:
-	ADDQ         $0x00000010, CX
-	TESTQ        CX, CX
-	JZ           done81
-	MOVQ         $0x00000001, R9
-	SHLQ         CL, R9
-	DECQ         R9
-	KMOVW        R9, K1
-	VMOVUPS.Z    (SI)(DX*1), K1, Z0
-	VMOVUPS.Z    (DI)(DX*1), K1, Z1
-	VMOVUPS.Z    (R8)(DX*1), K1, Z2
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done81
+	MOVQ $0x00000001, R9
+	SHLQ CL, R9
+	DECQ R9
+	KMOVW R9, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VMOVUPS.Z (DI)(DX*1), K1, Z1
+	VMOVUPS.Z (R8)(DX*1), K1, Z2
 	VBROADCASTSS 108(AX), Z3
-	VMULPS       Z3, Z0, Z0
+	VMULPS Z3, Z0, Z0
 	VBROADCASTSS 92(AX), Z3
-	VMULPS       Z3, Z1, Z1
+	VMULPS Z3, Z1, Z1
 	VBROADCASTSS 96(AX), Z3
-	VFMADD231PS  Z3, Z0, Z1
-	VMOVUPS      Z1, K1, (DI)(DX*1)
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS Z1, K1, (DI)(DX*1)
 	VBROADCASTSS 100(AX), Z3
-	VMULPS       Z3, Z2, Z2
-	VMULPS       Z0, Z0, Z0
+	VMULPS Z3, Z2, Z2
+	VMULPS Z0, Z0, Z0
 	VBROADCASTSS 104(AX), Z3
-	VFMADD231PS  Z3, Z0, Z2
-	VMOVUPS      Z2, K1, (R8)(DX*1)
+	VFMADD231PS Z3, Z0, Z2
+	VMOVUPS Z2, K1, (R8)(DX*1)
 	VBROADCASTSS 116(AX), Z0
-	VMULPS       Z0, Z2, Z2
-	VSQRTPS      Z2, Z2
+	VMULPS Z0, Z2, Z2
+	VSQRTPS Z2, Z2
 	VBROADCASTSS 120(AX), Z0
-	VADDPS       Z0, Z2, Z2
+	VADDPS Z0, Z2, Z2
 	VBROADCASTSS 112(AX), Z0
-	VMULPS       Z0, Z1, Z1
-	VDIVPS       Z2, Z1, Z1
-	VMOVUPS.Z    (BX)(DX*1), K1, Z0
+	VMULPS Z0, Z1, Z1
+	VDIVPS Z2, Z1, Z1
+	VMOVUPS.Z (BX)(DX*1), K1, Z0
 	VBROADCASTSS 88(AX), Z2
-	VMULPS       Z2, Z0, Z0
-	VSUBPS       Z1, Z0, Z0
-	VMOVUPS      Z0, K1, (BX)(DX*1)
+	VMULPS Z2, Z0, Z0
+	VSUBPS Z1, Z0, Z0
+	VMOVUPS Z0, K1, (BX)(DX*1)
 
 done81:
 	VZEROUPPER
@@ -1516,26 +1516,26 @@ row82:
 	MOVQ 48(AX), R8
 
 group83:
-	MOVQ    24(AX), R9
-	MOVQ    72(AX), R10
-	SHRQ    $0x02, R10
+	MOVQ 24(AX), R9
+	MOVQ 72(AX), R10
+	SHRQ $0x02, R10
 	VMOVUPS (DX), Z0
 
 vector84:
 	VMOVUPS (R9), Z1
-	KMOVW   64(R9), K1
+	KMOVW 64(R9), K1
 	VPERMPS Z0, Z1, Z1
 	VMOVUPS Z1, K1, (CX)(DI*1)
-	ADDQ    $0x00000044, R9
-	ADDQ    $0x00000040, DI
-	DECQ    R10
-	JNZ     vector84
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, R8
-	JNZ     group83
-	ADDQ    SI, CX
-	DECQ    BX
-	JNZ     row82
+	ADDQ $0x00000044, R9
+	ADDQ $0x00000040, DI
+	DECQ R10
+	JNZ vector84
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, R8
+	JNZ group83
+	ADDQ SI, CX
+	DECQ BX
+	JNZ row82
 	VZEROUPPER
 	RET
 
@@ -1554,39 +1554,39 @@ row85:
 	MOVQ 48(AX), R9
 
 group86:
-	MOVQ    24(AX), R10
-	MOVQ    72(AX), R11
-	SHRQ    $0x02, R11
+	MOVQ 24(AX), R10
+	MOVQ 72(AX), R11
+	SHRQ $0x02, R11
 	VMOVUPS (DX), Z0
 
 vector87:
-	VMOVUPS   (R10), Z1
-	KMOVW     64(R10), K1
-	VPERMPS   Z0, Z1, Z1
+	VMOVUPS (R10), Z1
+	KMOVW 64(R10), K1
+	VPERMPS Z0, Z1, Z1
 	VMOVUPS.Z (BX)(R8*1), K1, Z2
-	VADDPS    Z2, Z1, Z1
-	VMOVUPS   Z1, K1, (CX)(R8*1)
-	ADDQ      $0x00000044, R10
-	ADDQ      $0x00000040, R8
-	DECQ      R11
-	JNZ       vector87
-	ADDQ      $0x00000040, DX
-	SUBQ      $0x00000010, R9
-	JNZ       group86
-	ADDQ      DI, CX
-	ADDQ      DI, BX
-	DECQ      SI
-	JNZ       row85
+	VADDPS Z2, Z1, Z1
+	VMOVUPS Z1, K1, (CX)(R8*1)
+	ADDQ $0x00000044, R10
+	ADDQ $0x00000040, R8
+	DECQ R11
+	JNZ vector87
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, R9
+	JNZ group86
+	ADDQ DI, CX
+	ADDQ DI, BX
+	DECQ SI
+	JNZ row85
 	VZEROUPPER
 	RET
 
 // func vec_f32_packpanels_avx512(a *byte)
 // Requires: AVX, AVX512F, MMX+
 TEXT ·vec_f32_packpanels_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000080, BX, SI
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1599,28 +1599,28 @@ row88:
 group89:
 	PREFETCHT1 (R9)(R8*1)
 	PREFETCHT1 64(R9)(R8*1)
-	VMOVUPS    (R9), Z0
-	VMOVUPS    Z0, (R10)
-	VMOVUPS    64(R9), Z0
-	VMOVUPS    Z0, 64(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group89
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000080, DX
-	DECQ       BX
-	JNZ        row88
+	VMOVUPS (R9), Z0
+	VMOVUPS Z0, (R10)
+	VMOVUPS 64(R9), Z0
+	VMOVUPS Z0, 64(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group89
+	ADDQ 64(AX), CX
+	ADDQ $0x00000080, DX
+	DECQ BX
+	JNZ row88
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstrips_avx512(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstrips_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000030, BX, SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1632,28 +1632,28 @@ row90:
 
 group91:
 	PREFETCHT1 (R9)(R8*1)
-	VMOVUPS    (R9), Y0
-	VMOVUPS    Y0, (R10)
-	VMOVUPS    32(R9), X0
-	VMOVUPS    X0, 32(R10)
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group91
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000030, DX
-	DECQ       BX
-	JNZ        row90
+	VMOVUPS (R9), Y0
+	VMOVUPS Y0, (R10)
+	VMOVUPS 32(R9), X0
+	VMOVUPS X0, 32(R10)
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group91
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row90
 	VZEROUPPER
 	RET
 
 // func vec_f32_packstripsstep_avx512(a *byte)
 // Requires: AVX, MMX+
 TEXT ·vec_f32_packstripsstep_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
-	MOVQ   8(AX), CX
-	MOVQ   (AX), DX
-	MOVQ   56(AX), BX
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
 	IMUL3Q $0x00000030, BX, SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
@@ -1665,35 +1665,35 @@ row92:
 
 group93:
 	PREFETCHT1 (R9)(R8*1)
-	MOVQ       72(AX), R12
-	LEAQ       (R12)(R12*2), R13
-	MOVQ       R9, R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, (R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, 16(R10)
-	LEAQ       (R14)(R12*4), R14
-	VMOVSS     (R14), X0
-	VINSERTPS  $0x10, (R14)(R12*1), X0, X0
-	VINSERTPS  $0x20, (R14)(R12*2), X0, X0
-	VINSERTPS  $0x30, (R14)(R13*1), X0, X0
-	VMOVUPS    X0, 32(R10)
-	LEAQ       (R14)(R12*4), R14
-	ADDQ       DI, R9
-	ADDQ       SI, R10
-	DECQ       R11
-	JNZ        group93
-	ADDQ       64(AX), CX
-	ADDQ       $0x00000030, DX
-	DECQ       BX
-	JNZ        row92
+	MOVQ 72(AX), R12
+	LEAQ (R12)(R12*2), R13
+	MOVQ R9, R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, (R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, 16(R10)
+	LEAQ (R14)(R12*4), R14
+	VMOVSS (R14), X0
+	VINSERTPS $0x10, (R14)(R12*1), X0, X0
+	VINSERTPS $0x20, (R14)(R12*2), X0, X0
+	VINSERTPS $0x30, (R14)(R13*1), X0, X0
+	VMOVUPS X0, 32(R10)
+	LEAQ (R14)(R12*4), R14
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group93
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row92
 	VZEROUPPER
 	RET
 
@@ -1712,149 +1712,607 @@ row94:
 	MOVQ 80(AX), R10
 
 run95:
-	MOVQ      (R9), R11
-	MOVQ      8(R9), R12
-	MOVQ      16(R9), CX
-	MOVQ      $0x00000001, R13
-	SHLQ      CL, R13
-	DECQ      R13
-	KMOVW     R13, K1
+	MOVQ (R9), R11
+	MOVQ 8(R9), R12
+	MOVQ 16(R9), CX
+	MOVQ $0x00000001, R13
+	SHLQ CL, R13
+	DECQ R13
+	KMOVW R13, K1
 	VMOVUPS.Z (BX)(R12*1), K1, Z0
-	VMOVUPS   Z0, K1, (DX)(R11*1)
-	ADDQ      $0x00000018, R9
-	DECQ      R10
-	JNZ       run95
-	ADDQ      DI, BX
-	ADDQ      SI, DX
-	DECQ      R8
-	JNZ       row94
+	VMOVUPS Z0, K1, (DX)(R11*1)
+	ADDQ $0x00000018, R9
+	DECQ R10
+	JNZ run95
+	ADDQ DI, BX
+	ADDQ SI, DX
+	DECQ R8
+	JNZ row94
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_bf16_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row96:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end98
+
+main97:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, (BX)(R10*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, 32(BX)(R10*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main97
+
+end98:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL end100
+
+main99:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, R10
+	SHRQ $0x01, R10
+	VPMOVDW Z2, (BX)(R10*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main99
+
+end100:
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done101
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VPSRLD $0x10, Z2, Z2
+	MOVQ DX, CX
+	SHRQ $0x01, CX
+	VPMOVDW Z2, (BX)(CX*1)
+
+done101:
+	ADDQ DI, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row96
+	VZEROUPPER
+	RET
+
+// func vec_f32_bf16pairs_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_bf16pairs_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 16(AX), DI
+	MOVQ 72(AX), R8
+	MOVQ 64(AX), R9
+	MOVQ 56(AX), R10
+
+row102:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end104
+
+main103:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS (DI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, (BX)(DX*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS 64(DI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, 64(BX)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main103
+
+end104:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL end106
+
+main105:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS (DI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z3, K1, Z3
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main105
+
+end106:
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done107
+	MOVQ $0x00000001, R11
+	SHLQ CL, R11
+	DECQ R11
+	KMOVW R11, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VMOVUPS.Z (DI)(DX*1), K1, Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z3
+	VPSUBD Z1, Z3, Z3
+	VPSRAD $0x1f, Z3, Z3
+	VANDPS constants_avx512<>+1792(SB), Z3, Z3
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z3, Z1, Z1
+	VPSRLD $0x10, Z1, Z3
+	VANDPS constants_avx512<>+1920(SB), Z3, Z3
+	VPADDD constants_avx512<>+1984(SB), Z3, Z3
+	VPADDD Z1, Z3, Z3
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z3, K2, Z3
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z3, Z3
+	VPSRLD $0x10, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z3, Z3
+	VORPS Z2, Z3, Z3
+	VMOVUPS Z3, K1, (BX)(DX*1)
+
+done107:
+	ADDQ R8, BX
+	ADDQ R9, SI
+	ADDQ R9, DI
+	DECQ R10
+	JNZ row102
+	VZEROUPPER
+	RET
+
+// func vec_f32_roundbf16_avx512(a *byte)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·vec_f32_roundbf16_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	MOVQ 72(AX), DI
+	MOVQ 64(AX), R8
+	MOVQ 56(AX), R9
+
+row108:
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000020, CX
+	JL end110
+
+main109:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS Z2, (BX)(DX*1)
+	VMOVUPS 64(SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS Z2, 64(BX)(DX*1)
+	ADDQ $0x00000080, DX
+	SUBQ $0x00000020, CX
+	JGE main109
+
+end110:
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000010, CX
+	JL end112
+
+main111:
+	VMOVUPS (SI)(DX*1), Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K1
+	VMOVAPS.Z Z2, K1, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS Z2, (BX)(DX*1)
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main111
+
+end112:
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done113
+	MOVQ $0x00000001, R10
+	SHLQ CL, R10
+	DECQ R10
+	KMOVW R10, K1
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VMOVUPS constants_avx512<>+1728(SB), Z2
+	VPSUBD Z1, Z2, Z2
+	VPSRAD $0x1f, Z2, Z2
+	VANDPS constants_avx512<>+1792(SB), Z2, Z2
+	VPMINSD constants_avx512<>+1856(SB), Z1, Z1
+	VORPS Z2, Z1, Z1
+	VPSRLD $0x10, Z1, Z2
+	VANDPS constants_avx512<>+1920(SB), Z2, Z2
+	VPADDD constants_avx512<>+1984(SB), Z2, Z2
+	VPADDD Z1, Z2, Z2
+	VANDPS constants_avx512<>+1664(SB), Z0, Z1
+	VCMPPS $0x05, constants_avx512<>+2048(SB), Z1, K2
+	VMOVAPS.Z Z2, K2, Z2
+	VANDPS constants_avx512<>+2112(SB), Z0, Z1
+	VORPS Z1, Z2, Z2
+	VANDPS constants_avx512<>+2176(SB), Z2, Z2
+	VMOVUPS Z2, K1, (BX)(DX*1)
+
+done113:
+	ADDQ DI, BX
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row108
 	VZEROUPPER
 	RET
 
 // func vec_f32_largest_avx512(a *byte)
 // Requires: AVX, AVX2, AVX512DQ, AVX512F
 TEXT ·vec_f32_largest_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	MOVQ   (AX), BX
-	MOVQ   8(AX), SI
-	XORQ   DX, DX
-	MOVQ   48(AX), CX
-	SUBQ   $0x00000040, CX
-	JL     end97
+	MOVQ (AX), BX
+	MOVQ 8(AX), SI
+	XORQ DX, DX
+	MOVQ 48(AX), CX
+	SUBQ $0x00000040, CX
+	JL end115
 
-main96:
+main114:
 	VMOVUPS (BX)(DX*1), Z4
 	VMOVUPS (SI)(DX*1), Z5
-	VMULPS  Z5, Z4, Z4
-	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
 	VPMAXUD Z4, Z0, Z0
 	VMOVUPS 64(BX)(DX*1), Z4
 	VMOVUPS 64(SI)(DX*1), Z5
-	VMULPS  Z5, Z4, Z4
-	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
 	VPMAXUD Z4, Z1, Z1
 	VMOVUPS 128(BX)(DX*1), Z4
 	VMOVUPS 128(SI)(DX*1), Z5
-	VMULPS  Z5, Z4, Z4
-	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
 	VPMAXUD Z4, Z2, Z2
 	VMOVUPS 192(BX)(DX*1), Z4
 	VMOVUPS 192(SI)(DX*1), Z5
-	VMULPS  Z5, Z4, Z4
-	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
 	VPMAXUD Z4, Z3, Z3
-	ADDQ    $0x00000100, DX
-	SUBQ    $0x00000040, CX
-	JGE     main96
+	ADDQ $0x00000100, DX
+	SUBQ $0x00000040, CX
+	JGE main114
 
-end97:
+end115:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL   end99
+	JL end117
 
-main98:
+main116:
 	VMOVUPS (BX)(DX*1), Z4
 	VMOVUPS (SI)(DX*1), Z5
-	VMULPS  Z5, Z4, Z4
-	VANDPS  constants_avx512<>+1664(SB), Z4, Z4
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
 	VPMAXUD Z4, Z0, Z0
-	ADDQ    $0x00000040, DX
-	SUBQ    $0x00000010, CX
-	JGE     main98
+	ADDQ $0x00000040, DX
+	SUBQ $0x00000010, CX
+	JGE main116
 
-end99:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done100
-	MOVQ      $0x00000001, DI
-	SHLQ      CL, DI
-	DECQ      DI
-	KMOVW     DI, K1
+end117:
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done118
+	MOVQ $0x00000001, DI
+	SHLQ CL, DI
+	DECQ DI
+	KMOVW DI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
 	VMOVUPS.Z (SI)(DX*1), K1, Z5
-	VMULPS    Z5, Z4, Z4
-	VANDPS    constants_avx512<>+1664(SB), Z4, Z4
-	VPMAXUD   Z4, Z0, Z0
+	VMULPS Z5, Z4, Z4
+	VANDPS constants_avx512<>+1664(SB), Z4, Z4
+	VPMAXUD Z4, Z0, Z0
 
-done100:
-	VPMAXUD       Z1, Z0, Z0
-	VPMAXUD       Z2, Z0, Z0
-	VPMAXUD       Z3, Z0, Z0
+done118:
+	VPMAXUD Z1, Z0, Z0
+	VPMAXUD Z2, Z0, Z0
+	VPMAXUD Z3, Z0, Z0
 	VEXTRACTF64X4 $0x01, Z0, Y1
-	VPMAXUD       Y1, Y0, Y0
-	VEXTRACTF128  $0x01, Y0, X1
-	VPMAXUD       X1, X0, X0
-	VMOVHLPS      X0, X0, X1
-	VPMAXUD       X1, X0, X0
-	VMOVSHDUP     X0, X1
-	VPMAXUD       X1, X0, X0
-	VMOVSS        X0, 128(AX)
+	VPMAXUD Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VPMAXUD X1, X0, X0
+	VMOVHLPS X0, X0, X1
+	VPMAXUD X1, X0, X0
+	VMOVSHDUP X0, X1
+	VPMAXUD X1, X0, X0
+	VMOVSS X0, 128(AX)
 	VZEROUPPER
 	RET
 
 // func vec_f32_quantize_avx512(a *byte)
 // Requires: AVX, AVX2, AVX512F
 TEXT ·vec_f32_quantize_avx512(SB), NOSPLIT, $0-8
-	MOVQ         a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VBROADCASTSS 88(AX), Z0
-	MOVQ         (AX), CX
-	MOVQ         8(AX), DX
-	MOVQ         16(AX), BX
-	MOVQ         48(AX), AX
+	MOVQ (AX), CX
+	MOVQ 8(AX), DX
+	MOVQ 16(AX), BX
+	MOVQ 48(AX), AX
 
-group101:
-	VMOVUPS       (DX), Z1
-	VMULPS        (BX), Z1, Z1
-	VMULPS        Z0, Z1, Z1
-	VCVTPS2DQ     Z1, Z1
-	VMOVUPS       64(DX), Z2
-	VMULPS        64(BX), Z2, Z2
-	VMULPS        Z0, Z2, Z2
-	VCVTPS2DQ     Z2, Z2
-	VPMOVDB       Z1, 4(CX)
-	VPMOVDB       Z2, 20(CX)
-	VPADDD        Z2, Z1, Z1
+group119:
+	VMOVUPS (DX), Z1
+	VMULPS (BX), Z1, Z1
+	VMULPS Z0, Z1, Z1
+	VCVTPS2DQ Z1, Z1
+	VMOVUPS 64(DX), Z2
+	VMULPS 64(BX), Z2, Z2
+	VMULPS Z0, Z2, Z2
+	VCVTPS2DQ Z2, Z2
+	VPMOVDB Z1, 4(CX)
+	VPMOVDB Z2, 20(CX)
+	VPADDD Z2, Z1, Z1
 	VEXTRACTF64X4 $0x01, Z1, Y2
-	VPADDD        Y2, Y1, Y1
-	VEXTRACTF128  $0x01, Y1, X2
-	VPADDD        X2, X1, X1
-	VMOVHLPS      X1, X1, X2
-	VPADDD        X2, X1, X1
-	VMOVSHDUP     X1, X2
-	VPADDD        X2, X1, X1
-	VPXOR         X2, X2, X2
-	VPSUBD        X1, X2, X2
-	VPSLLD        $0x03, X2, X2
-	VMOVD         X2, (CX)
-	ADDQ          $0x24, CX
-	ADDQ          $0x00000080, DX
-	ADDQ          $0x00000080, BX
-	SUBQ          $0x20, AX
-	JG            group101
+	VPADDD Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VPADDD X2, X1, X1
+	VMOVHLPS X1, X1, X2
+	VPADDD X2, X1, X1
+	VMOVSHDUP X1, X2
+	VPADDD X2, X1, X1
+	VPXOR X2, X2, X2
+	VPSUBD X1, X2, X2
+	VPSLLD $0x03, X2, X2
+	VMOVD X2, (CX)
+	ADDQ $0x24, CX
+	ADDQ $0x00000080, DX
+	ADDQ $0x00000080, BX
+	SUBQ $0x20, AX
+	JG group119
 	VZEROUPPER
 	RET
 
@@ -1866,9 +2324,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL   end103
+	JL end121
 
-main102:
+main120:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -1877,39 +2335,39 @@ main102:
 	VMOVUPS 320(DX)(AX*1), Z0
 	VMOVUPS 384(DX)(AX*1), Z0
 	VMOVUPS 448(DX)(AX*1), Z0
-	ADDQ    $0x00000200, AX
-	SUBQ    $0x00000080, CX
-	JGE     main102
+	ADDQ $0x00000200, AX
+	SUBQ $0x00000080, CX
+	JGE main120
 
-end103:
+end121:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL   end105
+	JL end123
 
-main104:
+main122:
 	VMOVUPS (DX)(AX*1), Z0
-	ADDQ    $0x00000040, AX
-	SUBQ    $0x00000010, CX
-	JGE     main104
+	ADDQ $0x00000040, AX
+	SUBQ $0x00000010, CX
+	JGE main122
 
-end105:
-	ADDQ      $0x00000010, CX
-	TESTQ     CX, CX
-	JZ        done106
-	MOVQ      $0x00000001, BX
-	SHLQ      CL, BX
-	DECQ      BX
-	KMOVW     BX, K1
+end123:
+	ADDQ $0x00000010, CX
+	TESTQ CX, CX
+	JZ done124
+	MOVQ $0x00000001, BX
+	SHLQ CL, BX
+	DECQ BX
+	KMOVW BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done106:
+done124:
 	VZEROUPPER
 	RET
 
 // func vec_f32_peak_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
-	MOVQ   a+0(FP), AX
+	MOVQ a+0(FP), AX
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -1922,10 +2380,10 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	VPXORD Z9, Z9, Z9
 	VPXORD Z10, Z10, Z10
 	VPXORD Z11, Z11, Z11
-	MOVQ   48(AX), CX
+	MOVQ 48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop107:
+loop125:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -2022,10 +2480,10 @@ loop107:
 	VFMADD231PS Z12, Z12, Z9
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
-	DECQ        CX
-	JNZ         loop107
-	MOVL        $0x45400000, CX
-	MOVL        CX, 128(AX)
+	DECQ CX
+	JNZ loop125
+	MOVL $0x45400000, CX
+	MOVL CX, 128(AX)
 	VZEROUPPER
 	RET
 
@@ -2461,4 +2919,132 @@ DATA constants_avx512<>+1712(SB)/4, $0x7fffffff
 DATA constants_avx512<>+1716(SB)/4, $0x7fffffff
 DATA constants_avx512<>+1720(SB)/4, $0x7fffffff
 DATA constants_avx512<>+1724(SB)/4, $0x7fffffff
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $1728
+DATA constants_avx512<>+1728(SB)/4, $0x7f800000
+DATA constants_avx512<>+1732(SB)/4, $0x7f800000
+DATA constants_avx512<>+1736(SB)/4, $0x7f800000
+DATA constants_avx512<>+1740(SB)/4, $0x7f800000
+DATA constants_avx512<>+1744(SB)/4, $0x7f800000
+DATA constants_avx512<>+1748(SB)/4, $0x7f800000
+DATA constants_avx512<>+1752(SB)/4, $0x7f800000
+DATA constants_avx512<>+1756(SB)/4, $0x7f800000
+DATA constants_avx512<>+1760(SB)/4, $0x7f800000
+DATA constants_avx512<>+1764(SB)/4, $0x7f800000
+DATA constants_avx512<>+1768(SB)/4, $0x7f800000
+DATA constants_avx512<>+1772(SB)/4, $0x7f800000
+DATA constants_avx512<>+1776(SB)/4, $0x7f800000
+DATA constants_avx512<>+1780(SB)/4, $0x7f800000
+DATA constants_avx512<>+1784(SB)/4, $0x7f800000
+DATA constants_avx512<>+1788(SB)/4, $0x7f800000
+DATA constants_avx512<>+1792(SB)/4, $0x00400000
+DATA constants_avx512<>+1796(SB)/4, $0x00400000
+DATA constants_avx512<>+1800(SB)/4, $0x00400000
+DATA constants_avx512<>+1804(SB)/4, $0x00400000
+DATA constants_avx512<>+1808(SB)/4, $0x00400000
+DATA constants_avx512<>+1812(SB)/4, $0x00400000
+DATA constants_avx512<>+1816(SB)/4, $0x00400000
+DATA constants_avx512<>+1820(SB)/4, $0x00400000
+DATA constants_avx512<>+1824(SB)/4, $0x00400000
+DATA constants_avx512<>+1828(SB)/4, $0x00400000
+DATA constants_avx512<>+1832(SB)/4, $0x00400000
+DATA constants_avx512<>+1836(SB)/4, $0x00400000
+DATA constants_avx512<>+1840(SB)/4, $0x00400000
+DATA constants_avx512<>+1844(SB)/4, $0x00400000
+DATA constants_avx512<>+1848(SB)/4, $0x00400000
+DATA constants_avx512<>+1852(SB)/4, $0x00400000
+DATA constants_avx512<>+1856(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1860(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1864(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1868(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1872(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1876(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1880(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1884(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1888(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1892(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1896(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1900(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1904(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1908(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1912(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1916(SB)/4, $0x7fff0000
+DATA constants_avx512<>+1920(SB)/4, $0x00000001
+DATA constants_avx512<>+1924(SB)/4, $0x00000001
+DATA constants_avx512<>+1928(SB)/4, $0x00000001
+DATA constants_avx512<>+1932(SB)/4, $0x00000001
+DATA constants_avx512<>+1936(SB)/4, $0x00000001
+DATA constants_avx512<>+1940(SB)/4, $0x00000001
+DATA constants_avx512<>+1944(SB)/4, $0x00000001
+DATA constants_avx512<>+1948(SB)/4, $0x00000001
+DATA constants_avx512<>+1952(SB)/4, $0x00000001
+DATA constants_avx512<>+1956(SB)/4, $0x00000001
+DATA constants_avx512<>+1960(SB)/4, $0x00000001
+DATA constants_avx512<>+1964(SB)/4, $0x00000001
+DATA constants_avx512<>+1968(SB)/4, $0x00000001
+DATA constants_avx512<>+1972(SB)/4, $0x00000001
+DATA constants_avx512<>+1976(SB)/4, $0x00000001
+DATA constants_avx512<>+1980(SB)/4, $0x00000001
+DATA constants_avx512<>+1984(SB)/4, $0x00007fff
+DATA constants_avx512<>+1988(SB)/4, $0x00007fff
+DATA constants_avx512<>+1992(SB)/4, $0x00007fff
+DATA constants_avx512<>+1996(SB)/4, $0x00007fff
+DATA constants_avx512<>+2000(SB)/4, $0x00007fff
+DATA constants_avx512<>+2004(SB)/4, $0x00007fff
+DATA constants_avx512<>+2008(SB)/4, $0x00007fff
+DATA constants_avx512<>+2012(SB)/4, $0x00007fff
+DATA constants_avx512<>+2016(SB)/4, $0x00007fff
+DATA constants_avx512<>+2020(SB)/4, $0x00007fff
+DATA constants_avx512<>+2024(SB)/4, $0x00007fff
+DATA constants_avx512<>+2028(SB)/4, $0x00007fff
+DATA constants_avx512<>+2032(SB)/4, $0x00007fff
+DATA constants_avx512<>+2036(SB)/4, $0x00007fff
+DATA constants_avx512<>+2040(SB)/4, $0x00007fff
+DATA constants_avx512<>+2044(SB)/4, $0x00007fff
+DATA constants_avx512<>+2048(SB)/4, $0x00800000
+DATA constants_avx512<>+2052(SB)/4, $0x00800000
+DATA constants_avx512<>+2056(SB)/4, $0x00800000
+DATA constants_avx512<>+2060(SB)/4, $0x00800000
+DATA constants_avx512<>+2064(SB)/4, $0x00800000
+DATA constants_avx512<>+2068(SB)/4, $0x00800000
+DATA constants_avx512<>+2072(SB)/4, $0x00800000
+DATA constants_avx512<>+2076(SB)/4, $0x00800000
+DATA constants_avx512<>+2080(SB)/4, $0x00800000
+DATA constants_avx512<>+2084(SB)/4, $0x00800000
+DATA constants_avx512<>+2088(SB)/4, $0x00800000
+DATA constants_avx512<>+2092(SB)/4, $0x00800000
+DATA constants_avx512<>+2096(SB)/4, $0x00800000
+DATA constants_avx512<>+2100(SB)/4, $0x00800000
+DATA constants_avx512<>+2104(SB)/4, $0x00800000
+DATA constants_avx512<>+2108(SB)/4, $0x00800000
+DATA constants_avx512<>+2112(SB)/4, $0x80000000
+DATA constants_avx512<>+2116(SB)/4, $0x80000000
+DATA constants_avx512<>+2120(SB)/4, $0x80000000
+DATA constants_avx512<>+2124(SB)/4, $0x80000000
+DATA constants_avx512<>+2128(SB)/4, $0x80000000
+DATA constants_avx512<>+2132(SB)/4, $0x80000000
+DATA constants_avx512<>+2136(SB)/4, $0x80000000
+DATA constants_avx512<>+2140(SB)/4, $0x80000000
+DATA constants_avx512<>+2144(SB)/4, $0x80000000
+DATA constants_avx512<>+2148(SB)/4, $0x80000000
+DATA constants_avx512<>+2152(SB)/4, $0x80000000
+DATA constants_avx512<>+2156(SB)/4, $0x80000000
+DATA constants_avx512<>+2160(SB)/4, $0x80000000
+DATA constants_avx512<>+2164(SB)/4, $0x80000000
+DATA constants_avx512<>+2168(SB)/4, $0x80000000
+DATA constants_avx512<>+2172(SB)/4, $0x80000000
+DATA constants_avx512<>+2176(SB)/4, $0xffff0000
+DATA constants_avx512<>+2180(SB)/4, $0xffff0000
+DATA constants_avx512<>+2184(SB)/4, $0xffff0000
+DATA constants_avx512<>+2188(SB)/4, $0xffff0000
+DATA constants_avx512<>+2192(SB)/4, $0xffff0000
+DATA constants_avx512<>+2196(SB)/4, $0xffff0000
+DATA constants_avx512<>+2200(SB)/4, $0xffff0000
+DATA constants_avx512<>+2204(SB)/4, $0xffff0000
+DATA constants_avx512<>+2208(SB)/4, $0xffff0000
+DATA constants_avx512<>+2212(SB)/4, $0xffff0000
+DATA constants_avx512<>+2216(SB)/4, $0xffff0000
+DATA constants_avx512<>+2220(SB)/4, $0xffff0000
+DATA constants_avx512<>+2224(SB)/4, $0xffff0000
+DATA constants_avx512<>+2228(SB)/4, $0xffff0000
+DATA constants_avx512<>+2232(SB)/4, $0xffff0000
+DATA constants_avx512<>+2236(SB)/4, $0xffff0000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $2240

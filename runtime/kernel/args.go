@@ -19,7 +19,8 @@ import "unsafe"
 type Args struct {
 	// A is the first row of the left operand: entry (i, k) lies at
 	// A + i*LDA + the place of k, where the segments list the places of all k
-	// in order.
+	// in order. Of formats that pack it ([Format.Packs]) rows hold entries of
+	// [Format.LeftType] side by side, whole groups of k, and there is one segment.
 	A unsafe.Pointer
 	// B is the first packed panel: [group of k][32] in the kernel's format (or 16, or
 	// 48, where NR is). Segments but the last are whole groups.

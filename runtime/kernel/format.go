@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"fmt"
-	"math/bits"
 	"slices"
 )
 
@@ -15,6 +14,7 @@ type Type struct {
 // The types of the shipped formats.
 var (
 	Float32   = Type{"float32", 32}
+	BFloat16  = Type{"bfloat16", 16}
 	Integer4  = Type{"int4", 4}
 	Integer8  = Type{"int8", 8}
 	Integer32 = Type{"int32", 32}
@@ -38,8 +38,19 @@ const (
 // FormatName names a format; empty is F32.
 type FormatName string
 
-// F32 is the format of training: float32 throughout.
-const F32 FormatName = "f32"
+// The formats.
+const (
+	// F32 is float32 throughout.
+	F32 FormatName = "f32"
+	// BF16 rounds weights and activations to bfloat16. A sum takes pairs of k, the odd one
+	// first: what VDPBF16PS does, two multiply-adds, each rounded to nearest even, that
+	// know no subnormal numbers. Elsewhere two fused multiply-adds do the same, but that
+	// they know them.
+	BF16 FormatName = "bf16"
+	// BF16W has the packs of BF16, widened and multiplied with float32 activations in
+	// increasing k.
+	BF16W FormatName = "bf16w"
+)
 
 // Format is a row of the table of formats: how the weights of a product are packed,
 // and what multiplies them. All sizes of packs follow from it.
@@ -51,34 +62,54 @@ type Format struct {
 	// KGroup is the number of neighbouring k of a column that lie side by side: 1, 2
 	// or 4.
 	KGroup int
+	// MaxKC bounds the depth of a block of k: one of the sizes of [Sums], 0 for [MaxKC].
+	MaxKC int
 	// KPad is what the depths of packs are padded to multiples of, 0 for the group.
 	KPad int
 	// Scales of type ScaleType belong to columns, or to each ScaleGroup k of one.
 	Scales     Scales
 	ScaleType  Type
 	ScaleGroup int
-	// Needs are the features beside those of the instruction set.
+	// Needs are the features beside those of the instruction set. Where a processor lacks
+	// them, [Target.For] takes a lower one.
 	Needs map[ISA][]Feature
+	// Left is the type of the left operand in memory where it is not that of the
+	// activations: kernels of an instruction set that cannot multiply those read their
+	// values in a wider type.
+	Left map[ISA]Type
 }
 
 var formats = []Format{
-	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1},
+	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1, MaxKC: MaxKC},
 	{
-		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup,
+		Name: BF16, Weights: BFloat16, Activations: BFloat16, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16,
+		Needs: map[ISA][]Feature{AVX512: {HasAVX512BF16}}, Left: map[ISA]Type{AVX2: Float32, Portable: Float32},
+	},
+	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16},
+	{
+		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup, MaxKC: MaxKCIntegers,
 		Scales: ColumnScales, ScaleType: Float32, Needs: vnni,
 	},
 	{
-		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup,
-		Scales: GroupScales, ScaleType: Type{"bfloat16", 16}, ScaleGroup: QuantGroup, Needs: vnni,
+		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup, MaxKC: MaxKCIntegers,
+		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni,
 	},
 }
 
-// AddFormat adds a row to the table of formats: for tests of formats to come.
-func AddFormat(f Format) {
-	if f.KGroup < 1 || f.Weights.Bits*f.KGroup%8 != 0 || bits.OnesCount(uint(f.GroupBytes())) != 1 {
-		panic(fmt.Sprintf("kernel: format %s: groups of %d x %d bits are no power of two of bytes", f.Name, f.KGroup, f.Weights.Bits))
+// Formats lists the names of the formats.
+func Formats() (names []FormatName) {
+	for _, f := range formats {
+		names = append(names, f.Name)
 	}
-	formats = append(formats, f)
+	return names
+}
+
+// ParseFormat is the format of a name, or an error that lists the valid ones.
+func ParseFormat(s string) (FormatName, error) {
+	if f, ok := FormatName(s).Format(); ok {
+		return f.Name, nil
+	}
+	return "", fmt.Errorf("unknown format %q; valid: %v", s, Formats())
 }
 
 // Format is the row of a name, and whether there is one.
@@ -91,6 +122,44 @@ func (n FormatName) Format() (Format, bool) {
 		return Format{}, false
 	}
 	return formats[i], true
+}
+
+// Packs reports whether kernels read a left operand that was packed for them: rounded to
+// the activations' type, its k side by side in the order of the weights' pack, and whole
+// groups of them. Others read float32 where it lies.
+func (f *Format) Packs() bool { return f.Activations != Float32 }
+
+// LeftType is the type of the left operand that the kernels of an instruction set read.
+func (f *Format) LeftType(isa ISA) Type {
+	if t, ok := f.Left[isa]; ok {
+		return t
+	}
+	return f.Activations
+}
+
+// LeftBytes is the size of k entries of a row of the left operand, whole groups of them.
+func (f *Format) LeftBytes(isa ISA, k int) int {
+	return f.Groups(k) * f.KGroup * f.LeftType(isa).Bits / 8
+}
+
+// LeftStride is the distance in bytes of packed rows of k entries: rows that lie a
+// multiple of many cache lines apart would share few sets of the L1 cache, and packing
+// stores whole vectors.
+func (f *Format) LeftStride(isa ISA, k int) int {
+	const line = 64
+	if f.Name.Quantized() {
+		return LeftRow(k)
+	}
+	return (f.LeftBytes(isa, k)+line-1)/line*line + line
+}
+
+// ColumnUnit is what the number of a pack's columns is a multiple of: kernels of packs
+// that are not float32 exist over whole panels alone.
+func (f *Format) ColumnUnit() int {
+	if f.Name == F32 {
+		return HalfPanel
+	}
+	return Panel
 }
 
 // GroupBytes is the size of one group of k of a column.

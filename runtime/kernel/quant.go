@@ -25,6 +25,9 @@ const (
 	// is in front of a row.
 	LeftGroupBytes = QuantGroup + 4
 	LeftHead       = 8
+	// MaxKCIntegers bounds the depth of a product, whose sums have one block: 127 x 127
+	// times that is an int32.
+	MaxKCIntegers = 1 << 17
 )
 
 // vnni is what kernels of integers need for the instructions that sum four products of
@@ -54,7 +57,7 @@ func QuantAhead(f FormatName, mr int) int {
 }
 
 // QuantHeights are the heights of the kernels of integers, rising.
-var QuantHeights = []int{1, 2, 3, 4, 6, 8, 12}
+var QuantHeights = []int{1, 2, 4, 6, 12}
 
 // QuantHeight is the height of the next tile when m rows are left, of at most so many.
 func QuantHeight(m, most int) (mr int) {

@@ -139,7 +139,8 @@ func (k Row) usualAhead() int {
 	if k.Strip || k.MR <= 2 {
 		return 0
 	}
-	return k.NR / 8
+	f, _ := k.Format.Format()
+	return k.NR / 8 * f.Weights.Bits / Float32.Bits
 }
 
 // AheadK is the number of k for which [Row] Ahead counts lines.
@@ -163,11 +164,7 @@ func (k Row) Validate() error {
 	}
 	f, ok := k.Format.Format()
 	if !ok {
-		var names []FormatName
-		for _, f := range formats {
-			names = append(names, f.Name)
-		}
-		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, names))...)
+		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, Formats()))...)
 	}
 	within("mr", k.MR, 1, MaxMR)
 	if k.Across {
@@ -199,8 +196,14 @@ func (k Row) Validate() error {
 	default:
 		fail("sweeps: %d of %d columns; valid are 1, 2 of %d and 3 of %d", k.Sweeps, k.NR, Panel, LongPanel)
 	}
-	if k.Format.Quantized() && (k.NR != Panel || k.Strip || k.Shape != nil || k.Epilogue != Linear || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
-		fail("format: kernels of %s are %v rows high and %d columns wide, for any shape, without an epilogue, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, Panel, f.KGroup, k.usualSweeps())
+	if f.Name != F32 && (k.NR != Panel || k.Epilogue != Linear) {
+		fail("format: kernels of %s are %d columns wide and leave activations to a pass of their own, not %d wide with epilogue %q", f.Name, Panel, k.NR, k.Epilogue)
+	}
+	if k.Format.Quantized() && (k.Strip || k.Shape != nil || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
+		fail("format: kernels of %s are %v rows high, for any shape, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, f.KGroup, k.usualSweeps())
+	}
+	if k.Strip && f.Weights != f.Activations {
+		fail("strip: weight gradients have operands of one type, %s has %s and %s", f.Name, f.Weights.Name, f.Activations.Name)
 	}
 	within("unroll", k.Unroll, 1, 16)
 	if k.Unroll%f.KGroup != 0 {
@@ -220,7 +223,7 @@ func (k Row) Validate() error {
 		within("k_step", s.KStep, 4, maxStride)
 		within("segments", len(s.Segs), 1, 1<<12)
 		for i, g := range s.Segs {
-			within(fmt.Sprintf("segments[%d].length", i), g.Len, 1, MaxKC)
+			within(fmt.Sprintf("segments[%d].length", i), g.Len, 1, f.MaxKC)
 			within(fmt.Sprintf("segments[%d].offset", i), g.Off, 0, 1<<30)
 		}
 		if len(s.Segs) > 1 && s.Segs[0].Len%f.KGroup != 0 {
@@ -229,7 +232,10 @@ func (k Row) Validate() error {
 		if !Uniform(s.Segs) {
 			fail("segments: the first begins at 0, all are equally long and equally far apart")
 		}
-		within("depth", s.K(), 1, MaxKC)
+		within("depth", s.K(), 1, f.MaxKC)
+		if f.Packs() && (len(s.Segs) != 1 || s.K()%f.KGroup != 0 || s.KStep != EntryBytes) {
+			fail("shape: %s reads packed rows: one segment of whole groups of %d, whose step is left at %d", f.Name, f.KGroup, EntryBytes)
+		}
 		for _, v := range []int{s.LDA, s.LDC, s.KStep} {
 			if v%4 != 0 {
 				fail("shape: %d is no multiple of an entry's bytes", v)

@@ -6,6 +6,10 @@ const (
 	// MaxKC bounds the depth of a block of k: each is one chain of fused
 	// multiply-adds. Deeper tiles overflow the L1 cache.
 	MaxKC = 768
+	// MaxKC16 is that of formats whose weights have 16 bits. Tiles over panels of so many
+	// bytes read them from the L2 cache at full speed: what a block costs is to load and
+	// store the sums.
+	MaxKC16 = 3072
 	// RowBlock is the number of rows that a weight gradient sums in one chain.
 	RowBlock = 256
 	// KeyBlock and QueryBlock are attention's blocks. They have a fixed place in
@@ -29,6 +33,7 @@ const (
 // Sums are these sizes as a value: what generated code was made for.
 type Sums struct {
 	MaxKC        int `json:"max_kc"`
+	MaxKC16      int `json:"max_kc_16"`
 	RowBlock     int `json:"row_block"`
 	KeyBlock     int `json:"key_block"`
 	QueryBlock   int `json:"query_block"`
@@ -39,4 +44,4 @@ type Sums struct {
 }
 
 // AllSums are those of this module.
-var AllSums = Sums{MaxKC, RowBlock, KeyBlock, QueryBlock, VecChunk, SquaresChunk, PassRows, HeadRows}
+var AllSums = Sums{MaxKC, MaxKC16, RowBlock, KeyBlock, QueryBlock, VecChunk, SquaresChunk, PassRows, HeadRows}

@@ -157,3 +157,14 @@ func For(isa ISA) Target {
 	}
 	return t
 }
+
+// For is the target whose kernels run a format: this one, or, where the processor lacks
+// what they need, that of the next instruction set.
+func (t *Target) For(f FormatName) *Target {
+	format, _ := f.Format()
+	for i := slices.Index(ISAs, t.ISA); !Has(format.Needs[t.ISA]...) && i+1 < len(ISAs); i++ {
+		lower := For(ISAs[i+1])
+		t = &lower
+	}
+	return t
+}

@@ -49,6 +49,9 @@ const (
 	OpPackStrips
 	OpPackStripsStep
 	OpCopyRuns
+	OpBF16
+	OpBF16Pairs
+	OpRoundBF16
 	OpLargest
 	OpQuantize
 	OpRead
@@ -64,7 +67,8 @@ var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
-	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
+	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns",
+	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }
 
 func (op VecOp) String() string {

@@ -14,6 +14,7 @@ import (
 	"github.com/structuredffn/sffn/internal/bound"
 	"github.com/structuredffn/sffn/internal/guard"
 	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // Registered runs every registered matrix kernel that this machine can run.
@@ -50,13 +51,17 @@ func run(t *testing.T, which func(kernel.Info) bool) {
 
 // problem is a product to compute: its operands, and what the sums are.
 type problem struct {
-	k                    kernel.Info
-	segs                 []kernel.Segment
+	k kernel.Info
+	// source are where the k lie in a row of a, segs where in one of left.
+	source, segs         []kernel.Segment
 	step, lda, ldc       int // entries
 	tiles, panelStep     int
 	columns, cols, depth int // cols counts the stored columns, columns the packed ones
 	// a and b hold NaN wherever a kernel has no business.
 	a, b []float32
+	// left and right are what the kernel reads: a and b, or what its format packs of them.
+	left, right     []float32
+	ldLeft, ldRight int // bytes from one row or panel to the next
 	// sums has the sum of each row and packed column, and bits the same as one
 	// chain of fused multiply-adds.
 	sums []bound.Num
@@ -82,8 +87,15 @@ func (m *room) check(k kernel.Info) error {
 	r := rand.New(rand.NewPCG(7, 7))
 	segments := [][]int{{1}, {2}, {7}, {64}, {5, 3}, {16, 16, 16}, {516}}
 	steps := []int{1, 3}
+	f, _ := k.Format.Format()
+	if f.KGroup > 1 {
+		segments[4] = []int{4, 3}
+	}
+	if k.Strip || f.Packs() {
+		segments, steps = append(segments[:4:4], segments[6]), steps[:1]
+	}
 	if k.Strip {
-		segments, steps = append(segments[:4:4], segments[6]), []int{k.MR}
+		steps = []int{k.MR}
 	}
 	if k.Shape != nil {
 		segments, steps = [][]int{nil}, []int{k.Shape.KStep / 4}
@@ -127,10 +139,14 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 			p.tiles = 1 // there are no more columns
 		}
 	}
+	if f, _ := k.Format.Format(); k.Shape != nil && f.Packs() {
+		p.lda = k.Shape.K() + 3
+	}
 	p.columns, p.cols = p.tiles*k.NR, p.tiles*stored
 	if p.ldc == 0 {
 		p.ldc = p.cols + 1
 	}
+	p.source = p.segs
 	end := 0
 	for _, s := range p.segs {
 		p.depth += s.Len
@@ -148,14 +164,87 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 	for i := range panels {
 		normal(r, p.b[i*p.panelStep:][:width*p.depth], scale)
 	}
+	p.pack(width, panels)
 	p.sum(width)
 	return p
 }
 
+// pack rounds the operands to what the kernel's format holds, and lays them out as it
+// reads them. Of groups of k that packed rows fill, what is missing is zeros in both.
+func (p *problem) pack(width, panels int) {
+	p.left, p.right, p.ldLeft, p.ldRight = p.a, p.b, 4*p.lda, 4*p.panelStep
+	f, _ := p.k.Format.Format()
+	if f.Weights != kernel.BFloat16 {
+		return
+	}
+	round := func(x []float32) {
+		for i, v := range x {
+			if v == v {
+				x[i] = vec.FromBF16(vec.BF16(v))
+			}
+		}
+	}
+	round(p.b)
+	p.ldRight = f.PanelBytes(width, p.depth) + 64
+	p.right = poison(((panels-1)*p.ldRight + f.PanelBytes(width, p.depth)) / 4)
+	halves := bits16(p.right)
+	for i := range panels {
+		for k := range f.Groups(p.depth) * f.KGroup {
+			for c := range width {
+				at := i*p.ldRight/2 + (k/2*width+c)*2 + k%2
+				if k < p.depth {
+					halves[at] = vec.BF16(p.b[i*p.panelStep+k*width+c])
+				} else if f.Packs() {
+					halves[at] = 0
+				}
+			}
+		}
+	}
+	if !f.Packs() {
+		return
+	}
+	round(p.a)
+	// Row i and k of the packed rows, in entries of the left operand's type.
+	depth := f.Groups(p.depth) * f.KGroup
+	entry := f.LeftType(p.k.ISA).Bits / 8
+	p.ldLeft = f.LeftStride(p.k.ISA, p.depth)
+	if s := p.k.Shape; s != nil && p.k.MR > 1 {
+		p.ldLeft = s.LDA
+	}
+	place := func(i, k int) int { return i*p.ldLeft/entry + k }
+	size := (p.k.MR-1)*p.ldLeft + f.LeftBytes(p.k.ISA, p.depth)
+	if p.k.Strip {
+		group := 4 / entry
+		place = func(i, k int) int { return (k/group*p.k.MR+i)*group + k%group }
+		p.ldLeft, size = 4, f.LeftBytes(p.k.ISA, p.depth)*p.k.MR
+	}
+	p.left = poison(size / 4)
+	for i := range p.k.MR {
+		for k := p.depth; k < depth; k++ {
+			if entry == 4 {
+				p.left[place(i, k)] = 0
+			} else {
+				bits16(p.left)[place(i, k)] = 0
+			}
+		}
+		p.each(func(k, at int) {
+			if v := p.a[i*p.lda+at]; entry == 4 {
+				p.left[place(i, k)] = v
+			} else {
+				bits16(p.left)[place(i, k)] = vec.BF16(v)
+			}
+		})
+	}
+	p.segs = []kernel.Segment{{Len: depth}}
+}
+
+// bits16 views entries as twice as many of 16 bits.
+func bits16(x []float32) []uint16 { return unsafe.Slice((*uint16)(unsafe.Pointer(&x[0])), 2*len(x)) }
+
 // each calls f with the number of every k and its place in a row of A.
 func (p *problem) each(f func(k, at int)) {
 	k := 0
-	for _, s := range p.segs {
+	for _, s := range p.source {
 		for d := range s.Len {
 			f(k, s.Off/4+d*p.step)
 			k++
@@ -165,19 +254,34 @@ func (p *problem) each(f func(k, at int)) {
 
 func (p *problem) sum(width int) {
 	p.sums, p.bits = make([]bound.Num, p.k.MR*p.columns), make([]float32, p.k.MR*p.columns)
+	places := p.order()
 	for i := range p.k.MR {
 		for j := range p.columns {
 			b := p.b[j/width*p.panelStep+j%width:]
 			var c bound.Chain
 			bits := float32(0)
-			p.each(func(k, at int) {
-				x, y := p.a[i*p.lda+at], b[k*width]
+			for _, q := range places {
+				x, y := p.a[i*p.lda+q.at], b[q.k*width]
 				c.Add(float64(x), bound.Of(y))
 				bits = bound.FMA(x, y, bits)
-			})
+			}
 			p.sums[i*p.columns+j], p.bits[i*p.columns+j] = c.Num(), bits
 		}
 	}
+}
+
+// placed is a k, and its place in a row of a.
+type placed struct{ k, at int }
+
+// order lists every k in the order in which the format adds its products.
+func (p *problem) order() (ps []placed) {
+	p.each(func(k, at int) { ps = append(ps, placed{k, at}) })
+	if p.k.Format == kernel.BF16 {
+		for k := 0; k+1 < len(ps); k += 2 {
+			ps[k], ps[k+1] = ps[k+1], ps[k]
+		}
+	}
+	return ps
 }
 
 func poison(n int) []float32 {
@@ -197,9 +301,9 @@ func normal(r *rand.Rand, x []float32, scale float64) []float32 {
 
 // solve runs the kernel with every set of options.
 func (m *room) solve(p *problem, side guard.Side, r *rand.Rand) error {
-	a, b := m.a.Floats(len(p.a), side), m.b.Floats(len(p.b), side)
-	copy(a, p.a)
-	copy(b, p.b)
+	a, b := m.a.Floats(len(p.left), side), m.b.Floats(len(p.right), side)
+	copy(a, p.left)
+	copy(b, p.right)
 	for options := range 32 {
 		if (p.k.Shape != nil || p.depth > 500) && options%5 != 0 && options != 31 {
 			continue
@@ -247,7 +351,7 @@ func (m *room) newCall(p *problem, side guard.Side, r *rand.Rand, options int) *
 	gated := k.Epilogue.Gated()
 	c := &call{problem: p}
 	c.MR, c.NR, c.Epilogue, c.NTiles = k.MR, k.NR, k.Epilogue, p.tiles
-	c.LDA, c.KStep, c.LDC, c.PanelStep = 4*p.lda, 4*p.step, 4*p.ldc, 4*p.panelStep
+	c.LDA, c.KStep, c.LDC, c.PanelStep = p.ldLeft, 4*p.step, 4*p.ldc, p.ldRight
 	c.Segs, c.NSegs = unsafe.Pointer(&p.segs[0]), len(p.segs)
 	rows := func(pages *guard.Pages, before []float32, ld, off int) []float32 {
 		x := pages.Floats((k.MR-1)*ld+off+p.cols, side)

@@ -154,3 +154,14 @@ func packIntegers(panel []byte, m *quant.Matrix, block int, columns []int) {
 		}
 	}
 }
+
+// SetInputs says what the left operand is multiplied by before it becomes integers: before
+// the panels of a matrix are packed.
+func (q *Product) SetInputs(m *quant.Matrix) {
+	copy(q.left.inputs, m.Inputs[q.Block*m.In:(q.Block+1)*m.In])
+}
+
+// PackIntegers fills panel number panel from the factor's weights.
+func (q *Product) PackIntegers(panel int, m *quant.Matrix) {
+	packIntegers(q.pack.Panel(0, panel), m, q.Block, q.cols[panel*kernel.Panel:][:kernel.Panel])
+}

@@ -136,7 +136,7 @@ func integerKernels(f kernel.FormatName) (byHeight map[int][]kernel.Info, missin
 	byHeight = map[int][]kernel.Info{}
 	for _, isa := range kernel.Available() {
 		t := kernel.For(isa)
-		for _, k := range cpu.Quantized(&t) {
+		for _, k := range cpu.Any(t) {
 			switch info, ok := kernel.Lookup(k.Name()); {
 			case k.Format != f:
 			case !ok || !kernel.Has(k.Needs()...):

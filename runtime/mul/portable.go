@@ -1,6 +1,7 @@
 package mul
 
 import (
+	"math"
 	"sync"
 	"unsafe"
 
@@ -13,7 +14,7 @@ import (
 // that dispatch and tests treat it like the assembly.
 func init() {
 	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
-		f := mulPortable
+		f := func(a *kernel.Args) { mulPortable(a, portableSums[k.Format]) }
 		switch {
 		case k.Across:
 			f = acrossPortable
@@ -29,7 +30,7 @@ func init() {
 // mulPortable is the readable definition of a matrix-product kernel. For each
 // of NTiles tiles, MR rows i and NR columns j,
 //
-//	s      = sum_k A[i,k] * B[k,j]           k in the order of the segments
+//	s      = sum_k A[i,k] * B[k,j]           as the format sums, see portableSums
 //	s      = alpha * s                       with Scale
 //	s      = s + C[i,j]                      with Accumulate
 //	s      = s + bias[j] + residual[i,j]     where they are given
@@ -39,23 +40,14 @@ func init() {
 // Of gated activations B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
 // half as many columns, and there is no residual. A tile of 48 columns is a
 // product's last: NTiles is 1.
-func mulPortable(a *kernel.Args) {
+func mulPortable(a *kernel.Args, sums func(s []float32, a *kernel.Args, row int, b unsafe.Pointer)) {
 	width := kernel.PanelWidth(a.NR)
 	for t := range a.NTiles * (a.NR / width) {
 		b := unsafe.Add(a.B, t*a.PanelStep)
 		for i := range a.MR {
 			var sum [kernel.LongPanel]float32
 			s := sum[:width]
-			k := 0
-			for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
-				for d := range seg.Len {
-					v := *(*float32)(unsafe.Add(a.A, i*a.LDA+seg.Off+d*a.KStep))
-					for j, w := range unsafe.Slice((*float32)(unsafe.Add(b, kernel.EntryBytes*width*k)), width) {
-						s[j] += v * w
-					}
-					k++
-				}
-			}
+			sums(s, a, i, b)
 			if a.Flags&kernel.Scale != 0 {
 				for j := range s {
 					s[j] *= a.Alpha
@@ -79,6 +71,78 @@ func mulPortable(a *kernel.Args) {
 			copy(c, s)
 		}
 	}
+}
+
+// portableSums say how each format adds up the products of row i of A, which lies in
+// segments, and a panel.
+var portableSums = map[kernel.FormatName]func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer){
+	// In the order of the segments: s[j] += A[i,k] * B[k][j].
+	kernel.F32: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+		eachLeft(a, i, func(k int, v float32) {
+			for j, w := range floats(panel, kernel.EntryBytes*len(s)*k, len(s)) {
+				s[j] += v * w
+			}
+		})
+	},
+	// In the order of the segments: s[j] += A[i,k] * widened(B[k/2][j][k%2]).
+	kernel.BF16W: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+		eachLeft(a, i, func(k int, v float32) {
+			for j, w := range halves(panel, k/2, len(s)) {
+				s[j] += v * vec.FromBF16(w[k%2])
+			}
+		})
+	},
+	// Pairs of k, the odd one first, of rows whose entries are bfloat16 already:
+	// s[j] = A[i,2p]*B[p][j][0] + (A[i,2p+1]*B[p][j][1] + s[j]), each rounded once; what is
+	// subnormal counts as zero.
+	kernel.BF16: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+		var even float32
+		eachLeft(a, i, func(k int, v float32) {
+			if k%2 == 0 {
+				even = v
+				return
+			}
+			for j, w := range halves(panel, k/2, len(s)) {
+				for h, x := range [2]float32{v, even} {
+					s[j] = flushed(multiplyAdd(flushed(x), flushed(vec.FromBF16(w[1-h])), s[j]))
+				}
+			}
+		})
+	},
+}
+
+// eachLeft calls f with every entry of a row of A.
+func eachLeft(a *kernel.Args, row int, f func(k int, v float32)) {
+	k := 0
+	for _, seg := range unsafe.Slice((*kernel.Segment)(a.Segs), a.NSegs) {
+		for d := range seg.Len {
+			f(k, *(*float32)(unsafe.Add(a.A, row*a.LDA+seg.Off+d*a.KStep)))
+			k++
+		}
+	}
+}
+
+// halves are those of group p of a panel.
+func halves(panel unsafe.Pointer, p, width int) [][2]uint16 {
+	return unsafe.Slice((*[2]uint16)(unsafe.Add(panel, kernel.EntryBytes*width*p)), width)
+}
+
+// multiplyAdd is x*y + s of bfloat16 x and y, rounded once: their product is exact in
+// float32, or else beyond its exponents.
+func multiplyAdd(x, y, s float32) float32 {
+	exact := float64(x) * float64(y)
+	if p := float32(exact); float64(p) == exact {
+		return s + p
+	}
+	return float32(float64(s) + exact)
+}
+
+// flushed is x, or a zero of its sign where it is subnormal.
+func flushed(x float32) float32 {
+	if x > -0x1p-126 && x < 0x1p-126 {
+		return float32(math.Copysign(0, float64(x)))
+	}
+	return x
 }
 
 // acrossPortable is the readable definition of a kernel whose lanes run across blocks.

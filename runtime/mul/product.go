@@ -3,6 +3,7 @@
 package mul
 
 import (
+	"fmt"
 	"runtime"
 	"time"
 	"unsafe"
@@ -38,6 +39,8 @@ type Product struct {
 	// runs store those of one panel, where they lie in stretches; nil where they do
 	// not.
 	runs []*vec.Runs
+	// left packs the left operand, nil where kernels read it where it lies.
+	left *leftPack
 	// across holds the kernels of a product whose lanes run across blocks, which needs
 	// nothing else of the above but its pack.
 	across *acrossTiles
@@ -61,18 +64,22 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	if p.Lanes > 0 {
 		return newAcross(p, t, bias, arena)
 	}
-	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults()}
+	t = t.For(p.Format)
+	if p.Format.Quantized() && len(p.KBlocks) > 1 {
+		return nil, fmt.Errorf("mul: a sum of %d products of integers, want at most %d", p.Depth(), kernel.MaxKCIntegers)
+	}
+	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults(), left: newLeftPack(p, t)}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
-		b.base, b.segs = plan.Relative(p.Segments(k0, kc))
+		b.base, b.segs = q.segments(k0, kc)
 		var err error
-		if b.scratch, err = anyShape(t, family{epilogue: p.BlockEpilogue(i)}); err != nil {
+		if b.scratch, err = anyShape(t, family{format: q.format().Name, epilogue: p.BlockEpilogue(i)}); err != nil {
 			return nil, err
 		}
 		b.tiles = *b.scratch
 		for w := range kernel.NumWidths {
-			if onlyAny {
+			if onlyAny || q.left != nil && !q.format().Packs() {
 				break
 			}
 			for _, k := range cpu.Shaped(t, p, i, b.segs, w) {
@@ -100,6 +107,36 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	return q, nil
 }
 
+// format is the row of the product's format.
+func (q *Product) format() *kernel.Format {
+	f, _ := q.Format.Format()
+	return &f
+}
+
+// segments are the places of a block of k in the rows that its kernels read.
+func (q *Product) segments(k0, kc int) (base int, segs []kernel.Segment) {
+	if q.left != nil && !q.format().Packs() {
+		return kernel.EntryBytes * k0, []kernel.Segment{{Len: kc}}
+	}
+	return cpu.Segments(q.target, q.Product, k0, kc)
+}
+
+// rowTile is the height of the next tile of a width when m rows are left.
+func (q *Product) rowTile(m int, w kernel.Width) int {
+	if q.Format.Quantized() {
+		return kernel.QuantHeight(m, q.target.QuantRows(q.Format))
+	}
+	return q.target.RowTile(m, w)
+}
+
+// kStep is the distance of neighbouring k there.
+func (q *Product) kStep() int {
+	if q.left != nil {
+		return kernel.EntryBytes
+	}
+	return q.KStep()
+}
+
 // listRuns cuts the results of each panel into runs.
 func (q *Product) listRuns(t *vec.Table) {
 	n := 0
@@ -118,8 +155,7 @@ func (q *Product) listRuns(t *vec.Table) {
 
 // allocate makes room for the packed weights.
 func (q *Product) allocate(bias bool, arena *memory.Arena) {
-	f, _ := kernel.F32.Format()
-	q.pack = kernel.NewPacked(f, kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks, Panel: q.PanelColumns()}, arena.Bytes)
+	q.pack = kernel.NewPacked(*q.format(), kernel.Layout{Columns: q.Columns(), KBlocks: q.KBlocks, Panel: q.PanelColumns()}, arena.Bytes)
 	if bias {
 		q.bias = arena.Floats(q.Columns())
 	}
@@ -128,6 +164,10 @@ func (q *Product) allocate(bias bool, arena *memory.Arena) {
 // Rebind is the product with packs of its own in the arena, and nothing in them.
 func (q *Product) Rebind(arena *memory.Arena) *Product {
 	c := *q
+	if q.left != nil {
+		left := *q.left
+		c.left = &left
+	}
 	c.allocate(q.bias != nil, arena)
 	return &c
 }
@@ -189,9 +229,32 @@ func (q *Product) PackWeights(panel int, w []float32, f *plan.Factor) {
 	cols := q.cols[panel*kernel.Panel:]
 	cols = cols[:q.pack.Layout.Width(panel)]
 	for i, b := range q.blocks {
-		packPanel(kernel.Floats(q.pack.Panel(i, panel)), w, cols, q.ks[b.k0:b.k0+b.kc], ldCol, ldK)
+		dst, ks := q.pack.Panel(i, panel), q.ks[b.k0:b.k0+b.kc]
+		if q.pack.Format.Weights == kernel.BFloat16 {
+			packPairs(vec.On(q.target), dst, w, cols, ks, ldCol, ldK)
+			continue
+		}
+		packPanel(kernel.Floats(dst), w, cols, ks, ldCol, ldK)
 	}
 }
+
+// packPairs packs a panel of bfloat16: pairs of k, the last of which may be half zeros.
+func packPairs(t *vec.Table, dst []byte, w []float32, cols, ks []int, ldCol, ldK int) {
+	var rows [2 * pairsAtOnce * kernel.Panel]float32
+	width := len(cols)
+	out := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), len(dst)/4)
+	for len(ks) > 0 {
+		n := min(len(ks), 2*pairsAtOnce)
+		packPanel(rows[:n*width], w, cols, ks[:n], ldCol, ldK)
+		pairs := (n + 1) / 2
+		clear(rows[n*width : 2*pairs*width])
+		t.PairBF16(out, rows[:], rows[width:], pairs, width, 2*width)
+		out, ks = out[pairs*width:], ks[n:]
+	}
+}
+
+// pairsAtOnce is the number of pairs of k that are gathered before they are rounded.
+const pairsAtOnce = 32
 
 // PackBias puts the bias beside the packed columns. canon maps a stored place
 // before the activation to its entry of the bias.
@@ -312,13 +375,14 @@ const lineBytes = 64 // of a cache line
 func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width) {
 	a := &s.args
 	col := q.store[0] + panel*q.results
+	left, ldLeft := q.leftOf(s, o.src, m)
 	for i := range q.blocks {
 		b := &q.blocks[i]
 		last := i == len(q.blocks)-1
 		*a = kernel.Args{
 			B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 			Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-			LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * q.DstWidth,
+			LDA: ldLeft, KStep: q.kStep(), LDC: kernel.EntryBytes * q.DstWidth,
 			LDAux: kernel.EntryBytes * q.PreWidth, UpAux: kernel.EntryBytes * q.DstWidth,
 			NTiles: n, PanelStep: q.pack.PanelStep(i),
 			NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
@@ -329,13 +393,13 @@ func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width
 			next = q.panelsFrom(i+1, panel, CeilDiv(n*kernel.Widths[w], kernel.Panel))
 		}
 		for r := 0; r < m; r += a.MR {
-			a.MR = q.target.RowTile(m-r, w)
+			a.MR = q.rowTile(m-r, w)
 			a.Ahead = 0
 			if len(next) > 0 && a.MR < m {
 				a.Ahead = uintptr(unsafe.Pointer(&next[0]))
 				next = next[min(len(next), n*b.kc/kernel.AheadK*lineBytes*b.tiles[w][a.MR].ahead):]
 			}
-			a.A = unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base)
+			a.A = unsafe.Add(left, r*ldLeft+b.base)
 			a.C = unsafe.Pointer(&o.dst[r*q.DstWidth+col])
 			if last && o.residual != nil {
 				a.Residual = unsafe.Pointer(&o.residual[r*q.DstWidth+col])
@@ -372,12 +436,13 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 		o.residual, o.weight.Flags, add = o.dst, o.weight.Flags&^kernel.Accumulate, false
 	}
 	a := &s.args
+	left, ldLeft := q.leftOf(s, o.src, m)
 	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.target.RowTiles
-	if kernel.EntryBytes*q.SrcWidth%q.target.SetBytes == 0 {
+	if ldLeft%q.target.SetBytes == 0 {
 		tallest = max(1, tallest/2) // more rows would share too few sets of the L1 cache
 	}
 	for r := 0; r < m; {
-		mr := q.target.RowTile(min(m-r, tallest), kernel.WidthOf(widest))
+		mr := q.rowTile(min(m-r, tallest), kernel.WidthOf(widest))
 		for panel := p0; panel < p1; panel++ {
 			w := kernel.WidthOf(q.pack.Layout.Width(panel))
 			out := q.results
@@ -390,11 +455,11 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 			for i := range q.blocks {
 				b := &q.blocks[i]
 				*a = kernel.Args{
-					A:    unsafe.Add(unsafe.Pointer(&o.src[r*q.SrcWidth]), b.base),
+					A:    unsafe.Add(left, r*ldLeft+b.base),
 					B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
 					C:    unsafe.Pointer(&s.tile[0]),
 					Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-					LDA: kernel.EntryBytes * q.SrcWidth, KStep: q.KStep(), LDC: kernel.EntryBytes * out,
+					LDA: ldLeft, KStep: q.kStep(), LDC: kernel.EntryBytes * out,
 					NTiles: 1, PanelStep: q.pack.PanelStep(i),
 					MR: mr, NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
 				}
@@ -483,6 +548,7 @@ type Scratch struct {
 	// results of a unit.
 	left, right, sums []float32
 	seg               kernel.Segment
+	leftRows          leftRows
 	// after is what the product at work will multiply next.
 	after []byte
 	// crowded is the pool's, calls counts the calls of kernels.

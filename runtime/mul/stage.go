@@ -109,6 +109,9 @@ func (w *Workspace) Exec() {
 	for i := range w.stages {
 		st := &w.stages[i]
 		w.at = st
+		for j := range w.workers {
+			w.workers[j].leftRows.forget()
+		}
 		n := w.count(st)
 		if st.flops(m) < w.target.InlineFlops {
 			w.chunk = n
@@ -165,6 +168,7 @@ func (w *Workspace) rowStep(worker, i int) {
 			continue
 		}
 		o := w.operands(st, worker, r0)
+		w.workers[worker].leftRows.forget()
 		for j, p := range st.Products {
 			p.run(&w.workers[worker], o, r1-r0, 0, p.panels, w.following(k, j, r1-r0))
 		}

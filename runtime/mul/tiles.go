@@ -22,7 +22,11 @@ type tileKernel struct {
 }
 
 func (t *tiles) put(k kernel.Info) {
-	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, k.Ahead, k.Shape != nil}
+	ahead := k.Ahead
+	if k.Format.Quantized() {
+		ahead = 0 // of its own panel, not of what comes next
+	}
+	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, ahead, k.Shape != nil}
 }
 
 // wrapped is the table with what wrap makes of each kernel.
@@ -50,6 +54,7 @@ func lookup(k kernel.Row) (kernel.Info, error) {
 // family names the any-shape kernels of one epilogue, or those of strips.
 type family struct {
 	target   kernel.Target
+	format   kernel.FormatName
 	epilogue kernel.Epilogue
 	strip    bool
 }
@@ -61,12 +66,15 @@ var families sync.Map
 // anyShape lists the any-shape kernels of a family, which must exist.
 func anyShape(t *kernel.Target, f family) (*tiles, error) {
 	f.target = *t
+	if f.format == "" {
+		f.format = kernel.F32
+	}
 	if known, ok := families.Load(f); ok {
 		return known.(*tiles), nil
 	}
 	all := &tiles{}
 	for _, k := range cpu.Any(*t) {
-		if k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across || k.Format != kernel.F32 {
+		if k.Format != f.format || k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across {
 			continue
 		}
 		info, err := lookup(k)

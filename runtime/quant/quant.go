@@ -242,3 +242,12 @@ func Equalize(scales, a, w []float32) {
 		scales[k] = float32(math.Sqrt(r))
 	}
 }
+
+// Ordered are weights of a row, in the order in which a product reads them.
+func Ordered(w []float32, order []int) []float32 {
+	x := make([]float32, len(order))
+	for k, c := range order {
+		x[k] = w[c]
+	}
+	return x
+}

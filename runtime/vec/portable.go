@@ -223,6 +223,37 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			a.R[0] += v
 		}
 	},
+	// Of each of Rows rows of N entries, Stride bytes apart, P0 = bf16(P1) in half the room,
+	// Step bytes apart, followed by zeros up to a whole vector of as many lanes as there are.
+	kernel.OpBF16: func(a *kernel.VecArgs) {
+		for r := range a.Rows {
+			y := unsafe.Slice((*uint16)(unsafe.Add(a.P[0], r*a.Step)), a.N)
+			for i, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N) {
+				y[i] = BF16(x)
+			}
+		}
+	},
+	// Of each of Rows rows of N entries P0 = bf16(P1) | bf16(P2) << 16; those of P0 lie Step
+	// bytes apart, the others Stride.
+	kernel.OpBF16Pairs: func(a *kernel.VecArgs) {
+		for r := range a.Rows {
+			y := unsafe.Slice((*uint32)(unsafe.Add(a.P[0], r*a.Step)), a.N)
+			x0, x1 := unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N), unsafe.Slice((*float32)(unsafe.Add(a.P[2], r*a.Stride)), a.N)
+			for i := range y {
+				y[i] = uint32(BF16(x0[i])) | uint32(BF16(x1[i]))<<16
+			}
+		}
+	},
+	// Of each of Rows rows of N entries P0 = P1 rounded to bfloat16; rows of P0 lie Step
+	// bytes apart, those of P1 Stride.
+	kernel.OpRoundBF16: func(a *kernel.VecArgs) {
+		for r := range a.Rows {
+			y := unsafe.Slice((*float32)(unsafe.Add(a.P[0], r*a.Step)), a.N)
+			for i, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N) {
+				y[i] = FromBF16(BF16(x))
+			}
+		}
+	},
 	// N rounds of R0 floating-point operations each, in no memory.
 	kernel.OpPeak: func(a *kernel.VecArgs) {
 		var s [8]float32
@@ -258,6 +289,23 @@ func pack(a *kernel.VecArgs) {
 		}
 	}
 }
+
+// BF16 rounds to the nearest bfloat16, ties to even; subnormal numbers become zeros of
+// their sign. NaN stays one.
+func BF16(x float32) uint16 {
+	u := math.Float32bits(x)
+	sign, a := u&0x80000000, u&0x7fffffff
+	switch {
+	case a > 0x7f800000:
+		a = min(a, 0x7fff0000) | 0x00400000
+	case a < 0x00800000:
+		return uint16(sign >> 16)
+	}
+	return uint16((sign | a + 0x7fff + a>>16&1) >> 16)
+}
+
+// FromBF16 is the number that a bfloat16 is.
+func FromBF16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
 
 // p is operand i.
 func p(a *kernel.VecArgs, i int) []float32 { return unsafe.Slice((*float32)(a.P[i]), a.N) }

@@ -379,8 +379,114 @@ var rows = map[kernel.VecOp]row{
 		},
 		want: func(_ shape, x [][]num, _ []num) [][]num { return [][]num{x[1]} },
 	},
+	kernel.OpBF16: {
+		operands: "oi", draw: map[int]func(*rand.Rand, int) float32{1: anyExponent},
+		shapes: func(isa kernel.ISA) (all []shape) {
+			for n := 1; n <= maxLength; n++ {
+				if n%2 > 0 && isa == kernel.Portable {
+					continue // half an entry
+				}
+				for _, rows := range []int{1, 3} {
+					all = append(all, shape{n: n, rows: rows, groups: isa.Lanes(), stride: n + 3, step: n + 16})
+				}
+			}
+			return all
+		},
+		places: func(sh shape, operand int) []int {
+			if operand == 1 {
+				return grid(sh.rows, sh.stride, sh.n, 1)
+			}
+			return grid(sh.rows, sh.step, (sh.n+sh.groups-1)/sh.groups*sh.groups/2, 1)
+		},
+		want: func(sh shape, x [][]num, _ []num) [][]num {
+			var pairs []num
+			for r := range sh.rows {
+				row := x[1][r*sh.n:][:sh.n]
+				for i := 0; i < (sh.n+sh.groups-1)/sh.groups*sh.groups; i += 2 {
+					var h [2]num
+					copy(h[:], row[min(i, sh.n):])
+					pairs = append(pairs, pairOf(h[0], h[1]))
+				}
+			}
+			return [][]num{pairs}
+		},
+	},
+	kernel.OpBF16Pairs: {
+		operands: "oii", draw: map[int]func(*rand.Rand, int) float32{1: anyExponent, 2: anyExponent}, shapes: rowShapes, places: rowPlaces,
+		want: func(_ shape, x [][]num, _ []num) [][]num {
+			var pairs []num
+			for i := range x[1] {
+				pairs = append(pairs, pairOf(x[1][i], x[2][i]))
+			}
+			return [][]num{pairs}
+		},
+	},
+	kernel.OpRoundBF16: {
+		operands: "oi", inPlace: [][2]int{{0, 1}}, draw: map[int]func(*rand.Rand, int) float32{1: anyExponent},
+		shapes: func(isa kernel.ISA) (all []shape) {
+			for _, sh := range rowShapes(isa) {
+				sh.step = sh.stride
+				all = append(all, sh)
+			}
+			return all
+		},
+		places: rowPlaces,
+		want: func(_ shape, x [][]num, _ []num) [][]num {
+			var rounded []num
+			for _, v := range x[1] {
+				rounded = append(rounded, num{V: float64(nearest(v))})
+			}
+			return [][]num{rounded}
+		},
+	},
 	kernel.OpRead: {operands: "i"},
 	kernel.OpPeak: {rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }},
+}
+
+// rowShapes are rows of some entries.
+func rowShapes(kernel.ISA) (all []shape) {
+	for n := 1; n <= maxLength; n++ {
+		for _, rows := range []int{1, 3} {
+			all = append(all, shape{n: n, rows: rows, stride: n + 3, step: n + 2})
+		}
+	}
+	return all
+}
+
+func rowPlaces(sh shape, operand int) []int {
+	if operand == 0 {
+		return grid(sh.rows, sh.step, sh.n, 1)
+	}
+	return grid(sh.rows, sh.stride, sh.n, 1)
+}
+
+// anyExponent draws numbers of all sizes, ties of bfloat16 and subnormal ones among them.
+func anyExponent(r *rand.Rand, i int) float32 {
+	u := r.Uint32() & 0xff7fffff // the largest exponents round to infinity, or are that
+	switch i % 5 {
+	case 1:
+		u = u&0xffff0000 | 0x8000
+	case 2:
+		u &= 0x807fffff
+	case 3:
+		return float32(r.NormFloat64())
+	}
+	return math.Float32frombits(u)
+}
+
+// nearest is the bfloat16 nearest to x, a zero of its sign where x is subnormal.
+func nearest(x num) float32 {
+	if math.Abs(x.V) < 0x1p-126 {
+		return float32(math.Copysign(0, x.V))
+	}
+	m, e := math.Frexp(x.V)
+	return float32(math.Ldexp(math.RoundToEven(math.Ldexp(m, 8)), e-8))
+}
+
+// pairOf is an entry that holds two numbers rounded to bfloat16.
+func pairOf(even, odd num) num {
+	bits := math.Float32bits(nearest(even))>>16 | math.Float32bits(nearest(odd))
+	return num{V: float64(math.Float32frombits(bits))}
 }
 
 // expOf is e^(x*s0 - s1).

@@ -461,3 +461,36 @@ func (t *Table) Peak(flops float64) float64 {
 	}
 	return done
 }
+
+// ToBF16 rounds rows of n entries, ldSrc apart, to bfloat16; those of dst are ldDst
+// apart. They are followed by zeros up to a whole vector, for which there must be room.
+func (t *Table) ToBF16(dst []uint16, src []float32, rows, n, ldDst, ldSrc int) {
+	if rows == 0 || n == 0 {
+		return
+	}
+	width := (n + t.lanes - 1) / t.lanes * t.lanes
+	_, _ = dst[(rows-1)*ldDst+width-1], src[(rows-1)*ldSrc+n-1]
+	t.call(kernel.OpBF16, &kernel.VecArgs{P: [6]unsafe.Pointer{unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])}, N: n, Rows: rows, Step: 2 * ldDst, Stride: 4 * ldSrc})
+}
+
+// PairBF16 puts rows of n entries of even and odd, rounded to bfloat16, side by side:
+// each entry of dst is one of even in its lower half and one of odd in its upper half.
+// Rows of even and of odd are ldSrc apart, those of dst n.
+func (t *Table) PairBF16(dst []uint32, even, odd []float32, rows, n, ldSrc int) {
+	if rows == 0 || n == 0 {
+		return
+	}
+	last := (rows-1)*ldSrc + n - 1
+	_, _, _ = dst[rows*n-1], even[last], odd[last]
+	t.call(kernel.OpBF16Pairs, &kernel.VecArgs{P: [6]unsafe.Pointer{unsafe.Pointer(&dst[0]), unsafe.Pointer(&even[0]), unsafe.Pointer(&odd[0])}, N: n, Rows: rows, Step: 4 * n, Stride: 4 * ldSrc})
+}
+
+// RoundBF16 rounds rows of n entries, ldSrc apart, to what bfloat16 can hold; those of
+// dst are ldDst apart.
+func (t *Table) RoundBF16(dst, src []float32, rows, n, ldDst, ldSrc int) {
+	if rows == 0 || n == 0 {
+		return
+	}
+	_, _ = dst[(rows-1)*ldDst+n-1], src[(rows-1)*ldSrc+n-1]
+	t.call(kernel.OpRoundBF16, &kernel.VecArgs{P: [6]unsafe.Pointer{unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])}, N: n, Rows: rows, Step: 4 * ldDst, Stride: 4 * ldSrc})
+}

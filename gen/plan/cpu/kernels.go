@@ -9,11 +9,14 @@ import (
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// row is the kernel of a tile as a target's schedule asks for it.
-func row(t *kernel.Target, mr int, w kernel.Width, e kernel.Epilogue, strip bool) kernel.Row {
-	k := kernel.Row{ISA: t.ISA, Format: kernel.F32, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
+// row is the kernel of a tile as a target's schedule asks for it. Narrower weights are
+// fewer lines to ask for.
+func row(t *kernel.Target, format kernel.FormatName, mr int, w kernel.Width, e kernel.Epilogue, strip bool) kernel.Row {
+	f, _ := format.Format()
+	k := kernel.Row{ISA: t.ISA, Format: f.Name, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
 	if !strip {
-		k.Ahead = t.AheadLines(k.MR, k.NR)
+		k.Ahead = t.AheadLines(k.MR, k.NR) * f.Weights.Bits / kernel.Float32.Bits
+		k.Ahead -= k.Ahead % k.Sweeps
 	}
 	return k
 }
@@ -26,6 +29,11 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 		return k, false
 	}
 	s := &kernel.Shape{LDA: kernel.EntryBytes * p.SrcWidth, KStep: p.KStep(), LDC: kernel.EntryBytes * p.DstWidth, Segs: segs}
+	if f, _ := p.Format.Format(); f.Packs() {
+		s.LDA, s.KStep = f.LeftStride(k.ISA, p.Depth()), kernel.EntryBytes
+	} else if f.KGroup > 1 && !WholeGroups(&f, segs) {
+		return k, false
+	}
 	if k.MR == 1 {
 		s.LDA, s.LDC = 0, 0
 	}
@@ -33,10 +41,38 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 	return k, true
 }
 
+// WholeGroups reports whether no segment but the last cuts a group of k.
+func WholeGroups(f *kernel.Format, segs []kernel.Segment) bool {
+	for _, s := range segs[:len(segs)-1] {
+		if s.Len%f.KGroup > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Segments are the places of a block of k of a product as its kernels count them: in the
+// source row, relative to base, or, where rows are packed, in the packed one.
+func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []kernel.Segment) {
+	f, _ := p.Format.Format()
+	if !f.Packs() {
+		return plan.Relative(p.Segments(k0, kc))
+	}
+	if p.Format.Quantized() {
+		return kernel.LeftHead, []kernel.Segment{{Len: kc}}
+	}
+	return f.LeftBytes(t.ISA, k0), []kernel.Segment{{Len: f.Groups(kc) * f.KGroup}}
+}
+
 // Any lists the any-shape kernels of a target: every tile height and width
 // with every epilogue, the strip kernels of backward-weight, and those across blocks.
 func Any(t kernel.Target) []kernel.Row {
-	ks := append(Across(&t), Quantized(&t)...)
+	ks := Across(&t)
+	for _, format := range kernel.Formats() {
+		if format != kernel.F32 {
+			ks = append(ks, panels(&t, format)...)
+		}
+	}
 	for w := range kernel.NumWidths {
 		for mr := 1; mr <= t.Tiles[w].Max; mr++ {
 			for _, e := range kernel.Epilogues() {
@@ -44,13 +80,30 @@ func Any(t kernel.Target) []kernel.Row {
 				if e.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 					continue
 				}
-				ks = append(ks, row(&t, mr, w, e, false))
+				ks = append(ks, row(&t, kernel.F32, mr, w, e, false))
 			}
 		}
 	}
 	for _, w := range []kernel.Width{kernel.Full, kernel.Half} {
 		for mr := 1; mr <= t.StripRows; mr++ {
-			ks = append(ks, row(&t, mr, w, kernel.Linear, true))
+			ks = append(ks, row(&t, kernel.F32, mr, w, kernel.Linear, true))
+		}
+	}
+	return ks
+}
+
+// panels lists the any-shape kernels of a format that is not float32: tiles over one
+// panel, without an activation, and the strips of formats that train.
+func panels(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
+	if format.Quantized() {
+		return integers(t, format)
+	}
+	for mr := 1; mr <= t.Tiles[kernel.Full].Max; mr++ {
+		ks = append(ks, row(t, format, mr, kernel.Full, kernel.Linear, false))
+	}
+	if f, _ := format.Format(); f.Weights == f.Activations {
+		for mr := 1; mr <= t.StripRows; mr++ {
+			ks = append(ks, row(t, format, mr, kernel.Full, kernel.Linear, true))
 		}
 	}
 	return ks
@@ -98,7 +151,7 @@ func Kernels(t kernel.Target, p plan.Product) []kernel.Row {
 	var ks []kernel.Row
 	k0 := 0
 	for i, kc := range p.KBlocks {
-		_, segs := plan.Relative(p.Segments(k0, kc))
+		_, segs := Segments(&t, p, k0, kc)
 		k0 += kc
 		for _, w := range widths(&t, p) {
 			for _, k := range Shaped(&t, p, i, segs, w) {
@@ -118,11 +171,14 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 	if p.Lanes > 0 || t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 		return nil
 	}
+	if f, _ := p.Format.Format(); f.Name != kernel.F32 && w != kernel.Full || f.Name.Quantized() {
+		return nil
+	}
 	one := w
 	if w == kernel.Pair {
 		one = kernel.Full
 	}
-	for _, k := range []kernel.Row{row(t, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, 1, one, p.BlockEpilogue(i), false)} {
+	for _, k := range []kernel.Row{row(t, p.Format, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, p.Format, 1, one, p.BlockEpilogue(i), false)} {
 		if k, ok := shaped(k, p, segs); ok {
 			ks = append(ks, k)
 		}
@@ -132,6 +188,9 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 
 // Pairs reports whether the product's panels run in pairs.
 func Pairs(t *kernel.Target, p plan.Product) bool {
+	if f, _ := p.Format.Format(); f.Name != kernel.F32 {
+		return false
+	}
 	return t.Tiles[kernel.Pair].Max > 0 && !(len(p.KBlocks) > 0 && t.Shallow(p.PanelBytes(p.KBlocks[0]), kernel.EntryBytes*p.SrcWidth))
 }
 
@@ -156,16 +215,12 @@ func widths(t *kernel.Target, p plan.Product) []kernel.Width {
 	return ws
 }
 
-// Quantized lists the kernels of a target for formats of integers.
-func Quantized(t *kernel.Target) (ks []kernel.Row) {
-	for _, f := range []kernel.FormatName{kernel.Int8, kernel.Int4} {
-		format, _ := f.Format()
-		for _, mr := range kernel.QuantHeights {
-			if mr <= t.QuantRows(f) {
-				k := kernel.Row{ISA: t.ISA, Format: f, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: format.KGroup}
-				k.Ahead = kernel.QuantAhead(f, mr)
-				ks = append(ks, k)
-			}
+// integers lists the kernels of a format of integers.
+func integers(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
+	f, _ := format.Format()
+	for _, mr := range kernel.QuantHeights {
+		if mr <= t.QuantRows(format) {
+			ks = append(ks, kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)})
 		}
 	}
 	return ks

@@ -19,6 +19,7 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 	ts := []plan.Threshold{
 		at("MaxKC", plan.AxisDepth, kernel.MaxKC, "two blocks of k"),
 		at("2 MaxKC", plan.AxisDepth, 2*kernel.MaxKC, "three blocks of k"),
+		at("MaxKC16", plan.AxisDepth16, kernel.MaxKC16, "two blocks of k of bfloat16"),
 
 		at("HalfPanel", plan.AxisColumns, kernel.HalfPanel, "a panel of 32"),
 		at("Panel", plan.AxisColumns, kernel.Panel, "a long panel"),

@@ -41,6 +41,10 @@ type File interface {
 	// Fill puts those of c into the lanes of v beside those of the mask.
 	Fill(c operand.Mem, k Mask, v reg.VecVirtual)
 
+	// StoreLower stores the lower half of each lane, one behind the other, half a vector in
+	// all; v is destroyed.
+	StoreLower(v reg.VecVirtual, m operand.Mem)
+
 	// Fold folds the lanes of v with op, halves first, into lane 0 of what it
 	// returns.
 	Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register

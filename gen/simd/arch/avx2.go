@@ -75,6 +75,15 @@ func (y *ymm) Fill(c operand.Mem, k Mask, v reg.VecVirtual) {
 	y.VBLENDVPS(k.bits, v, t, v)
 }
 
+// StoreLower packs within halves of the register, whose first quarters it then moves
+// together.
+func (y *ymm) StoreLower(v reg.VecVirtual, m operand.Mem) {
+	const firstAndThird = 8
+	y.VPACKUSDW(v, v, v)
+	y.VPERMQ(operand.U8(firstAndThird), v, v)
+	y.VMOVUPS(v.AsX(), m)
+}
+
 func (y *ymm) Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register {
 	return foldY(y.Context, v, op)
 }

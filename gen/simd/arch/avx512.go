@@ -47,6 +47,8 @@ func (z *zmm) Fill(c operand.Mem, k Mask, v reg.VecVirtual) {
 	z.VMOVAPS(t, v)
 }
 
+func (z *zmm) StoreLower(v reg.VecVirtual, m operand.Mem) { z.VPMOVDW(v, m) }
+
 func (z *zmm) Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register {
 	y, h := v.AsY(), z.YMM()
 	z.VEXTRACTF64X4(operand.U8(1), v, h)
