@@ -37,8 +37,9 @@ func (m Memory) Total(tokens int) int64 {
 // PredictMemory counts the buffers that training a model holds, or, without
 // train, running one of [Load]: of its weights the embeddings and norms alone are
 // more than packs. threads each have scratch of their own. With recompute,
-// layers share the activations that the backward pass computes again.
-func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
+// layers share the activations that the backward pass computes again. Weights are packed
+// to the format.
+func PredictMemory(s spec.Model, format kernel.FormatName, train, recompute bool, threads int) Memory {
 	n := int64(0)
 	list := some(s, keptUnpacked)
 	if train {
@@ -54,19 +55,19 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 	h, qkv := s.Hidden, s.QKV().Out
 	perToken := 0
 	shared := map[spec.FFN]int{} // what the networks of one shape save, where they share it
-	linear := func(l spec.Linear) {
-		m.Packs += packs(plan.NewLayer(l), train)
+	linear := func(l spec.Linear, format kernel.FormatName) {
+		m.Packs += packs(plan.NewLayer(l).In(format), train)
 	}
 	widest := 0     // scratch of the widest FFN
 	recomputed := 0 // and what it computes again, for a block of rows
 	for i := range s.Layers {
-		linear(s.QKV())
-		linear(s.Output())
+		linear(s.QKV(), format)
+		linear(s.Output(), format)
 		f := s.LayerFFN(i)
-		p := plan.NewFFN(f)
+		p := plan.NewFFNIn(f, format)
 		m.Packs += packs(p.FC1, train) + packs(p.FC2, train)
 		if f.Kind != spec.Dense {
-			d := plan.NewFFN(spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias})
+			d := plan.NewFFNIn(spec.FFN{Kind: spec.Dense, Hidden: f.Hidden, FFN: f.FFN, Act: f.Act, Bias: f.Bias}, format)
 			m.Merged += packs(d.FC1, false) + packs(d.FC2, false)
 		}
 		z := p.FC1.Saved() + p.FC2.Saved()
@@ -87,10 +88,12 @@ func PredictMemory(s spec.Model, train, recompute bool, threads int) Memory {
 		scratch := f.FFN
 		if train {
 			scratch += len(p.FC1.Bias) + z
+		} else if p.Apart {
+			scratch += len(p.FC1.Bias)
 		}
 		widest = max(widest, scratch)
 	}
-	linear(s.Head())
+	linear(s.Head(), plan.HeadFormat(format))
 	perToken += 2*h + 2 + widest
 	if train {
 		perToken += 3*h + qkv + s.AttnDim
@@ -124,8 +127,8 @@ func packs(l plan.Layer, train bool) int64 {
 			ps = append(ps, f.BackwardData()...)
 		}
 		for _, p := range ps {
-			n += p.Depth()*p.Columns() + p.Columns()
+			n += p.PackBytes() + kernel.EntryBytes*p.Columns() // of the bias
 		}
 	}
-	return 4 * int64(n)
+	return int64(n)
 }

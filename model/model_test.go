@@ -251,7 +251,7 @@ func trainingMemory(t *testing.T, recompute bool) float64 {
 	if _, err := tr.Backward(grads, ids, ids, rows/256, 1, false); err != nil {
 		t.Fatal(err)
 	}
-	want := model.PredictMemory(s, true, recompute, 2)
+	want := model.PredictMemory(s, kernel.F32, true, recompute, 2)
 	want.Moments = 0 // the optimizer is not here
 	got := memory.Held() - before
 	if ratio := float64(got) / float64(want.Total(rows)); ratio < 0.7 || ratio > 1.2 {

@@ -97,6 +97,61 @@ func TestFormatChains(t *testing.T) {
 	}
 }
 
+// The gradient of a weight in bf16 is the chain of the rounded rows, in pairs with the odd
+// one first, over each block of rows: to the bit, on every instruction set. In bf16w it is
+// that of float32.
+func TestFormatGradients(t *testing.T) {
+	const in, out = 35, 29
+	r := rand.New(rand.NewPCG(5, 5))
+	w := runtimetest.Random(r, in*out, 1)
+	for _, m := range []int{1, 2, kernel.RowBlock + 7} {
+		x, dy := runtimetest.Random(r, m*in, 1), runtimetest.Random(r, m*out, 1)
+		for _, format := range []kernel.FormatName{kernel.BF16, kernel.BF16W} {
+			round := func(v float32) float32 { return vec.FromBF16(vec.BF16(v)) }
+			if format == kernel.BF16W {
+				round = func(v float32) float32 { return v }
+			}
+			want := make([]float32, out*in)
+			for o := range out {
+				for i := range in {
+					for r0 := 0; r0 < m; r0 += kernel.RowBlock {
+						sum := float32(0)
+						for row := r0; row < min(m, r0+kernel.RowBlock); row += 2 {
+							pair := []int{row, row + 1}
+							if format == kernel.BF16 {
+								pair = []int{row + 1, row}
+							}
+							for _, row := range pair {
+								if row < m {
+									sum = fma.FMA(round(dy[row*out+o]), round(x[row*in+i]), sum)
+								}
+							}
+						}
+						want[o*in+i] += sum
+					}
+				}
+			}
+			for _, isa := range kernel.Available() {
+				if isa == kernel.Portable && format == kernel.BF16W {
+					continue // Go has no fused multiply-add in float32
+				}
+				l, err := NewLinear(spec.Linear{Kind: spec.Dense, In: in, Out: out}, Weights{Factors: [][]float32{w}}, Options{ISA: isa, Format: format, Train: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ws, saved := l.NewWorkspace(), l.NewSaved(m)
+				l.Forward(make([]float32, m*out), x, nil, m, saved, ws)
+				g := Weights{Factors: [][]float32{runtimetest.Poisoned(in * out)}}
+				l.Backward(nil, g, dy, x, m, saved, false, ws)
+				runtimetest.SameBits(t, fmt.Sprintf("%s, %d rows on %s", format, m, isa), g.Factors[0], want)
+				ws.Close()
+				saved.Close()
+				l.Close()
+			}
+		}
+	}
+}
+
 // What is subnormal counts as zero where the processor multiplies bfloat16, and in the
 // portable kernels: weights, activations, and sums on the way.
 func TestFormatOfSubnormals(t *testing.T) {

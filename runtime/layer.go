@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -24,6 +25,9 @@ type Weights struct {
 	// Quantized holds, of a layer in a format of integers, those factors that are integers
 	// already, whose entry of Factors may be nil. Others are quantised as they are packed.
 	Quantized []*quant.Matrix
+	// Inputs, where not nil, is about how large each of the layer's inputs is, for formats
+	// of integers: channels that are larger than others do not take their bits.
+	Inputs []float32
 }
 
 // matrix is factor i as integers, nil where it is not.
@@ -238,6 +242,9 @@ func (l *layer) checkWeights(w Weights) error {
 	if s.Guide {
 		guide = s.Out * s.In
 	}
+	if w.Inputs != nil && len(w.Inputs) != s.In {
+		return fmt.Errorf("runtime: %s: sizes of %d inputs, want %d", l.name, len(w.Inputs), s.In)
+	}
 	if len(w.Bias) != bias {
 		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.name, len(w.Bias), bias)
 	}
@@ -292,18 +299,47 @@ func (l *layer) quantize() {
 		}
 		m := l.weights.matrix(i)
 		if m == nil {
-			c := f.Factor
-			m = quant.New(f.Format, c.Blocks, c.Out, c.In)
-			orders := f.Orders()
-			l.opt.Pool.Run(c.Blocks*c.Out, func(_, r int) {
-				m.SetRow(r, quant.Ordered(l.weights.Factors[i][r*c.In:(r+1)*c.In], orders[r/c.Out]), nil)
-			})
+			var sizes []float32
+			if i == 0 {
+				sizes = l.weights.Inputs
+			}
+			m = Quantize(f, l.weights.Factors[i], sizes, l.opt.Pool)
 		}
 		l.integers[i] = m
 		for _, q := range l.forward[i] {
 			q.SetInputs(m)
 		}
 	}
+}
+
+// Quantize makes integers of the weights of a planned factor in such a format, each the
+// nearest. sizes, where not nil, is about how large its inputs are.
+func Quantize(f *plan.Factor, w, sizes []float32, pool *Pool) *quant.Matrix {
+	c := f.Factor
+	m := quant.New(f.Format, c.Blocks, c.Out, c.In)
+	orders := f.Orders()
+	if sizes != nil {
+		for b, order := range orders {
+			Equalize(m, w, b, order, quant.Ordered(sizes[b*c.In:(b+1)*c.In], order))
+		}
+	}
+	pool.Run(c.Blocks*c.Out, func(_, r int) {
+		m.SetRow(r, quant.Ordered(w[r*c.In:(r+1)*c.In], orders[r/c.Out]), nil)
+	})
+	return m
+}
+
+// Equalize scales the inputs of a block of a matrix that becomes of w, of which sizes, in
+// the order of products, says how large they are.
+func Equalize(m *quant.Matrix, w []float32, block int, order []int, sizes []float32) {
+	largest := make([]float32, m.In)
+	for o := range m.Out {
+		row := w[(block*m.Out+o)*m.In:][:m.In]
+		for k, c := range order {
+			largest[k] = max(largest[k], float32(math.Abs(float64(row[c]))))
+		}
+	}
+	quant.Equalize(m.Inputs[block*m.In:(block+1)*m.In], sizes, largest)
 }
 
 // repack copies the weights into the kernels' packs.

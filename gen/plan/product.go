@@ -114,7 +114,8 @@ func (p Product) Columns() int {
 	if p.Lanes > 0 {
 		return groups(p.Lanes) * p.PanelColumns()
 	}
-	unit := p.format().ColumnUnit()
+	f, _ := p.Format.Format() // and not its address: this is asked for in every call
+	unit := f.ColumnUnit()
 	n := (Len(p.N) + unit - 1) / unit * unit
 	if p.Epilogue.Gated() {
 		n *= 2
@@ -169,6 +170,14 @@ func (p Product) Padding() float64 {
 
 // PanelBytes is the size of a panel of the pack over kc products.
 func (p Product) PanelBytes(kc int) int { return p.format().PanelBytes(p.PanelColumns(), kc) }
+
+// PackBytes is the size of the whole pack.
+func (p Product) PackBytes() (n int) {
+	for _, kc := range p.KBlocks {
+		n += (p.Panels()-1)*p.PanelBytes(kc) + p.format().PanelBytes(p.LastPanel(), kc)
+	}
+	return n
+}
 
 func (p Product) format() *kernel.Format {
 	f, _ := p.Format.Format()

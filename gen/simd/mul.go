@@ -570,6 +570,10 @@ func (m *tile) epilogue() {
 		m.optional(argAux, m.storeAux)
 	}
 	store := func() {
+		if m.rolled() {
+			m.activateStored()
+			return
+		}
 		m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
 			for j, v := range activations[m.Epilogue](m, i) {
 				m.VMOVUPS(v, mem(p, j*m.Bytes()))
@@ -585,6 +589,34 @@ func (m *tile) epilogue() {
 	m.JNZ(m.jump(skip))
 	store()
 	m.Label(skip)
+}
+
+// rolled reports whether the activation is a loop over rows that are stored already, in
+// the cache nearest: any-shape kernels would be half made of its copies.
+func (m *tile) rolled() bool {
+	return m.Shape == nil && m.MR > 1 && m.Epilogue != kernel.Linear && !m.Epilogue.Gated()
+}
+
+// activateStored stores the sums, and then row by row what the activation makes of them.
+func (m *tile) activateStored() {
+	m.rows(argC, argLDC, 0, func(i int, p reg.GPVirtual) {
+		for j, v := range m.acc[i] {
+			m.VMOVUPS(v, mem(p, j*m.Bytes()))
+		}
+	})
+	p, stride, n, row := m.load(argC), m.load(argLDC), m.GP64(), m.label("row")
+	m.addColumns(p, m.stored())
+	m.MOVQ(operand.U32(uint32(m.MR)), n)
+	m.Label(row)
+	for j, v := range m.acc[0] {
+		m.VMOVUPS(mem(p, j*m.Bytes()), v)
+	}
+	for j, v := range activations[m.Epilogue](m, 0) {
+		m.VMOVUPS(v, mem(p, j*m.Bytes()))
+	}
+	m.ADDQ(stride, p)
+	m.DECQ(n)
+	m.JNZ(m.jump(row))
 }
 
 // gates and ups are the halves of a gated row: panels hold 16 of each.

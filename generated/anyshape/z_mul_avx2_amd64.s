@@ -7730,95 +7730,67 @@ skip414:
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y0, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y0, Y0
-	VMULPS Y1, Y1, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y1, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000002, SI
+
+row415:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row415
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
@@ -7832,7 +7804,7 @@ TEXT ·mul_f32_any_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile415:
+tile416:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -7859,14 +7831,14 @@ tile415:
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg416:
+seg417:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL rest417
+	JL rest418
 
-main419:
+main420:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7905,13 +7877,13 @@ main419:
 	ADDQ DI, R9
 	ADDQ $+512, DX
 	SUBQ $+4, R10
-	JGE main419
+	JGE main420
 
-rest417:
+rest418:
 	ADDQ $+4, R10
-	JZ end418
+	JZ end419
 
-one420:
+one421:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -7923,23 +7895,23 @@ one420:
 	ADDQ DI, R9
 	ADDQ $+128, DX
 	DECQ R10
-	JNZ one420
+	JNZ one421
 
-end418:
+end419:
 	ADDQ $+16, SI
 	DECQ R8
-	JNZ seg416
+	JNZ seg417
 	TESTL $0x00000002, 132(AX)
-	JZ skip421
+	JZ skip422
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip421:
+skip422:
 	TESTL $0x00000001, 132(AX)
-	JZ skip422
+	JZ skip423
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -7950,10 +7922,10 @@ skip421:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip422:
+skip423:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip423
+	JZ skip424
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -7970,10 +7942,10 @@ skip422:
 	VADDPS Y4, Y1, Y1
 	VADDPS Y4, Y3, Y3
 
-skip423:
+skip424:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip424
+	JZ skip425
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -7984,7 +7956,7 @@ skip423:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip424:
+skip425:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -7998,7 +7970,7 @@ skip424:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile415
+	JL tile416
 	VZEROUPPER
 	RET
 
@@ -8008,7 +7980,7 @@ TEXT ·mul_f32_any_2x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile425:
+tile426:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -8031,7 +8003,7 @@ tile425:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip426
+	JZ skip427
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -8040,21 +8012,21 @@ tile425:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip426:
+skip427:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg427:
+seg428:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL rest428
+	JL rest429
 
-main430:
+main431:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8093,13 +8065,13 @@ main430:
 	ADDQ DI, R9
 	ADDQ $+512, DX
 	SUBQ $+4, R10
-	JGE main430
+	JGE main431
 
-rest428:
+rest429:
 	ADDQ $+4, R10
-	JZ end429
+	JZ end430
 
-one431:
+one432:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8111,23 +8083,23 @@ one431:
 	ADDQ DI, R9
 	ADDQ $+128, DX
 	DECQ R10
-	JNZ one431
+	JNZ one432
 
-end429:
+end430:
 	ADDQ $+16, SI
 	DECQ R8
-	JNZ seg427
+	JNZ seg428
 	TESTL $0x00000002, 132(AX)
-	JZ skip432
+	JZ skip433
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip432:
+skip433:
 	TESTL $0x00000001, 132(AX)
-	JZ skip433
+	JZ skip434
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -8138,10 +8110,10 @@ skip432:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip433:
+skip434:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip434
+	JZ skip435
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -8158,10 +8130,10 @@ skip433:
 	VADDPS Y4, Y1, Y1
 	VADDPS Y4, Y3, Y3
 
-skip434:
+skip435:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip435
+	JZ skip436
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -8172,10 +8144,10 @@ skip434:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip435:
+skip436:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip436
+	JZ skip437
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -8186,105 +8158,77 @@ skip435:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip436:
+skip437:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y0, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y0, Y0
-	VMULPS Y1, Y1, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y1, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000002, SI
+
+row438:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row438
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile425
+	JL tile426
 	VZEROUPPER
 	RET
 
@@ -8294,7 +8238,7 @@ TEXT ·mul_f32_any_2x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile437:
+tile439:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -8317,7 +8261,7 @@ tile437:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip438
+	JZ skip440
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000020, CX, SI
 	ADDQ SI, BX
@@ -8334,21 +8278,21 @@ tile437:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip438:
+skip440:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg439:
+seg441:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL rest440
+	JL rest442
 
-main442:
+main444:
 	VMOVUPS (DX), Y4
 	VMOVUPS 64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8387,13 +8331,13 @@ main442:
 	ADDQ DI, R9
 	ADDQ $+512, DX
 	SUBQ $+4, R10
-	JGE main442
+	JGE main444
 
-rest440:
+rest442:
 	ADDQ $+4, R10
-	JZ end441
+	JZ end443
 
-one443:
+one445:
 	VMOVUPS (DX), Y4
 	VMOVUPS 64(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8405,23 +8349,23 @@ one443:
 	ADDQ DI, R9
 	ADDQ $+128, DX
 	DECQ R10
-	JNZ one443
+	JNZ one445
 
-end441:
+end443:
 	ADDQ $+16, SI
 	DECQ R8
-	JNZ seg439
+	JNZ seg441
 	TESTL $0x00000002, 132(AX)
-	JZ skip444
+	JZ skip446
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip444:
+skip446:
 	TESTL $0x00000001, 132(AX)
-	JZ skip445
+	JZ skip447
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -8438,10 +8382,10 @@ skip444:
 	ADDQ BX, DX
 	VADDPS (DX), Y3, Y3
 
-skip445:
+skip447:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip446
+	JZ skip448
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -8458,10 +8402,10 @@ skip445:
 	VADDPS Y4, Y1, Y1
 	VADDPS Y4, Y3, Y3
 
-skip446:
+skip448:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip447
+	JZ skip449
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -8478,9 +8422,9 @@ skip446:
 	ADDQ BX, DX
 	VMOVUPS Y3, (DX)
 
-skip447:
+skip449:
 	TESTL $0x00000004, 132(AX)
-	JNZ skip448
+	JNZ skip450
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -8527,12 +8471,12 @@ skip447:
 	VMULPS Y0, Y3, Y3
 	VMOVUPS Y3, (DX)
 
-skip448:
+skip450:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile437
+	JL tile439
 	VZEROUPPER
 	RET
 
@@ -8542,7 +8486,7 @@ TEXT ·mul_f32_any_2x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile449:
+tile451:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -8563,14 +8507,14 @@ tile449:
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg450:
+seg452:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL rest451
+	JL rest453
 
-main453:
+main455:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8609,13 +8553,13 @@ main453:
 	ADDQ DI, R9
 	ADDQ $+768, DX
 	SUBQ $+4, R10
-	JGE main453
+	JGE main455
 
-rest451:
+rest453:
 	ADDQ $+4, R10
-	JZ end452
+	JZ end454
 
-one454:
+one456:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8627,52 +8571,24 @@ one454:
 	ADDQ DI, R9
 	ADDQ $+192, DX
 	DECQ R10
-	JNZ one454
+	JNZ one456
 
-end452:
+end454:
 	ADDQ $+16, SI
 	DECQ R8
-	JNZ seg450
+	JNZ seg452
 	TESTL $0x00000002, 132(AX)
-	JZ skip455
+	JZ skip457
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip455:
-	TESTL $0x00000001, 132(AX)
-	JZ skip456
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-
-skip456:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
-	JZ skip457
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y4
-	VADDPS Y4, Y0, Y0
-	VADDPS Y4, Y2, Y2
-	VMOVUPS 32(DX), Y4
-	VADDPS Y4, Y1, Y1
-	VADDPS Y4, Y3, Y3
-
 skip457:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
+	TESTL $0x00000001, 132(AX)
 	JZ skip458
-	MOVQ 32(AX), DX
+	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
@@ -8683,6 +8599,34 @@ skip457:
 	VADDPS 32(DX), Y3, Y3
 
 skip458:
+	MOVQ 24(AX), DX
+	TESTQ DX, DX
+	JZ skip459
+	MOVQ 24(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS Y4, Y0, Y0
+	VADDPS Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS Y4, Y1, Y1
+	VADDPS Y4, Y3, Y3
+
+skip459:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip460
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip460:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -8696,7 +8640,7 @@ skip458:
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile449
+	JL tile451
 	VZEROUPPER
 	RET
 
@@ -8706,7 +8650,7 @@ TEXT ·mul_f32_any_2x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile459:
+tile461:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -8723,7 +8667,7 @@ tile459:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip460
+	JZ skip462
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -8732,21 +8676,21 @@ tile459:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip460:
+skip462:
 	MOVQ 64(AX), BX
 	MOVQ 72(AX), DI
 	LEAQ (BX)(BX*2), SI
 	MOVQ 48(AX), SI
 	MOVQ 56(AX), R8
 
-seg461:
+seg463:
 	MOVQ (AX), R9
 	ADDQ (SI), R9
 	MOVQ 8(SI), R10
 	SUBQ $+4, R10
-	JL rest462
+	JL rest464
 
-main464:
+main466:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8785,13 +8729,13 @@ main464:
 	ADDQ DI, R9
 	ADDQ $+768, DX
 	SUBQ $+4, R10
-	JGE main464
+	JGE main466
 
-rest462:
+rest464:
 	ADDQ $+4, R10
-	JZ end463
+	JZ end465
 
-one465:
+one467:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (R9), Y6
@@ -8803,52 +8747,24 @@ one465:
 	ADDQ DI, R9
 	ADDQ $+192, DX
 	DECQ R10
-	JNZ one465
+	JNZ one467
 
-end463:
+end465:
 	ADDQ $+16, SI
 	DECQ R8
-	JNZ seg461
+	JNZ seg463
 	TESTL $0x00000002, 132(AX)
-	JZ skip466
+	JZ skip468
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip466:
-	TESTL $0x00000001, 132(AX)
-	JZ skip467
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-
-skip467:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
-	JZ skip468
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y4
-	VADDPS Y4, Y0, Y0
-	VADDPS Y4, Y2, Y2
-	VMOVUPS 32(DX), Y4
-	VADDPS Y4, Y1, Y1
-	VADDPS Y4, Y3, Y3
-
 skip468:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
+	TESTL $0x00000001, 132(AX)
 	JZ skip469
-	MOVQ 32(AX), DX
+	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
@@ -8859,9 +8775,37 @@ skip468:
 	VADDPS 32(DX), Y3, Y3
 
 skip469:
-	MOVQ 40(AX), DX
+	MOVQ 24(AX), DX
 	TESTQ DX, DX
 	JZ skip470
+	MOVQ 24(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y4
+	VADDPS Y4, Y0, Y0
+	VADDPS Y4, Y2, Y2
+	VMOVUPS 32(DX), Y4
+	VADDPS Y4, Y1, Y1
+	VADDPS Y4, Y3, Y3
+
+skip470:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip471
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+
+skip471:
+	MOVQ 40(AX), DX
+	TESTQ DX, DX
+	JZ skip472
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -8872,105 +8816,77 @@ skip469:
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 
-skip470:
+skip472:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y0, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y0, Y0
-	VMULPS Y1, Y1, Y4
-	VMULPS constants_avx2<>+32(SB), Y4, Y4
-	VADDPS constants_avx2<>+64(SB), Y4, Y4
-	VMULPS Y1, Y4, Y4
-	VMINPS constants_avx2<>+96(SB), Y4, Y4
-	VMAXPS constants_avx2<>+128(SB), Y4, Y4
-	VROUNDPS $0x08, Y4, Y5
-	VSUBPS Y5, Y4, Y4
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y4, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y4, Y6
-	VCVTPS2DQ Y5, Y5
-	VPSLLD $0x17, Y5, Y5
-	VPADDD Y5, Y6, Y6
-	VMOVAPS Y6, Y4
-	VADDPS constants_avx2<>+352(SB), Y4, Y4
-	VDIVPS Y4, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y4
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y4
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y4
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y4, Y4
-	VMOVAPS Y4, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000002, SI
+
+row473:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row473
 	INCQ CX
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile459
+	JL tile461
 	VZEROUPPER
 	RET
 
@@ -8980,7 +8896,7 @@ TEXT ·mul_f32_any_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile471:
+tile474:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9002,24 +8918,24 @@ tile471:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead472
+	JNZ ahead475
 	MOVQ DX, BX
 
-ahead472:
+ahead475:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg473:
+seg476:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest474
+	JL rest477
 
-main476:
+main479:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9073,13 +8989,13 @@ main476:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R11
-	JGE main476
+	JGE main479
 
-rest474:
+rest477:
 	ADDQ $+4, R11
-	JZ end475
+	JZ end478
 
-one477:
+one480:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9094,15 +9010,15 @@ one477:
 	ADDQ R8, R10
 	ADDQ $+64, DX
 	DECQ R11
-	JNZ one477
+	JNZ one480
 
-end475:
+end478:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg473
+	JNZ seg476
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip478
+	JZ skip481
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -9111,9 +9027,9 @@ end475:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip478:
+skip481:
 	TESTL $0x00000001, 132(AX)
-	JZ skip479
+	JZ skip482
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9127,10 +9043,10 @@ skip478:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip479:
+skip482:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip480
+	JZ skip483
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9143,10 +9059,10 @@ skip479:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip480:
+skip483:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip481
+	JZ skip484
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9160,7 +9076,7 @@ skip480:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip481:
+skip484:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9176,7 +9092,7 @@ skip481:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile471
+	JL tile474
 	VZEROUPPER
 	RET
 
@@ -9186,7 +9102,7 @@ TEXT ·mul_f32_any_3x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile482:
+tile485:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9208,7 +9124,7 @@ tile482:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip483
+	JZ skip486
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -9219,27 +9135,27 @@ tile482:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip483:
+skip486:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead484
+	JNZ ahead487
 	MOVQ DX, BX
 
-ahead484:
+ahead487:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg485:
+seg488:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest486
+	JL rest489
 
-main488:
+main491:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9293,13 +9209,13 @@ main488:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R11
-	JGE main488
+	JGE main491
 
-rest486:
+rest489:
 	ADDQ $+4, R11
-	JZ end487
+	JZ end490
 
-one489:
+one492:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9314,15 +9230,15 @@ one489:
 	ADDQ R8, R10
 	ADDQ $+64, DX
 	DECQ R11
-	JNZ one489
+	JNZ one492
 
-end487:
+end490:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg485
+	JNZ seg488
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip490
+	JZ skip493
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -9331,9 +9247,9 @@ end487:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip490:
+skip493:
 	TESTL $0x00000001, 132(AX)
-	JZ skip491
+	JZ skip494
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9347,10 +9263,10 @@ skip490:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip491:
+skip494:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip492
+	JZ skip495
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9363,10 +9279,10 @@ skip491:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip492:
+skip495:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip493
+	JZ skip496
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9380,10 +9296,10 @@ skip492:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip493:
+skip496:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip494
+	JZ skip497
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9397,149 +9313,79 @@ skip493:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip494:
+skip497:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y0, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y0, Y0
-	VMULPS Y1, Y1, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y1, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000003, SI
+
+row498:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row498
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile482
+	JL tile485
 	VZEROUPPER
 	RET
 
@@ -9549,7 +9395,7 @@ TEXT ·mul_f32_any_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile495:
+tile499:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9576,24 +9422,24 @@ tile495:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead496
+	JNZ ahead500
 	MOVQ DX, BX
 
-ahead496:
+ahead500:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg497:
+seg501:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest498
+	JL rest502
 
-main500:
+main504:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9647,13 +9493,13 @@ main500:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R11
-	JGE main500
+	JGE main504
 
-rest498:
+rest502:
 	ADDQ $+4, R11
-	JZ end499
+	JZ end503
 
-one501:
+one505:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9668,15 +9514,15 @@ one501:
 	ADDQ R8, R10
 	ADDQ $+128, DX
 	DECQ R11
-	JNZ one501
+	JNZ one505
 
-end499:
+end503:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg497
+	JNZ seg501
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip502
+	JZ skip506
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -9685,9 +9531,9 @@ end499:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip502:
+skip506:
 	TESTL $0x00000001, 132(AX)
-	JZ skip503
+	JZ skip507
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9701,10 +9547,10 @@ skip502:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip503:
+skip507:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip504
+	JZ skip508
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -9723,10 +9569,10 @@ skip503:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip504:
+skip508:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip505
+	JZ skip509
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9740,7 +9586,7 @@ skip504:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip505:
+skip509:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9757,7 +9603,7 @@ skip505:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile495
+	JL tile499
 	VZEROUPPER
 	RET
 
@@ -9767,7 +9613,7 @@ TEXT ·mul_f32_any_3x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile506:
+tile510:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -9794,7 +9640,7 @@ tile506:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip507
+	JZ skip511
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -9805,27 +9651,27 @@ tile506:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip507:
+skip511:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead508
+	JNZ ahead512
 	MOVQ DX, BX
 
-ahead508:
+ahead512:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg509:
+seg513:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest510
+	JL rest514
 
-main512:
+main516:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9879,13 +9725,13 @@ main512:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R11
-	JGE main512
+	JGE main516
 
-rest510:
+rest514:
 	ADDQ $+4, R11
-	JZ end511
+	JZ end515
 
-one513:
+one517:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -9900,15 +9746,15 @@ one513:
 	ADDQ R8, R10
 	ADDQ $+128, DX
 	DECQ R11
-	JNZ one513
+	JNZ one517
 
-end511:
+end515:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg509
+	JNZ seg513
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip514
+	JZ skip518
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -9917,9 +9763,9 @@ end511:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip514:
+skip518:
 	TESTL $0x00000001, 132(AX)
-	JZ skip515
+	JZ skip519
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9933,10 +9779,10 @@ skip514:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip515:
+skip519:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip516
+	JZ skip520
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -9955,10 +9801,10 @@ skip515:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip516:
+skip520:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip517
+	JZ skip521
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9972,10 +9818,10 @@ skip516:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip517:
+skip521:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip518
+	JZ skip522
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -9989,150 +9835,80 @@ skip517:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip518:
+skip522:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y0, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y0, Y0
-	VMULPS Y1, Y1, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y1, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000003, SI
+
+row523:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row523
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile506
+	JL tile510
 	VZEROUPPER
 	RET
 
@@ -10142,7 +9918,7 @@ TEXT ·mul_f32_any_3x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile519:
+tile524:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10169,7 +9945,7 @@ tile519:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip520
+	JZ skip525
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000020, CX, SI
 	ADDQ SI, BX
@@ -10190,27 +9966,27 @@ tile519:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip520:
+skip525:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead521
+	JNZ ahead526
 	MOVQ DX, BX
 
-ahead521:
+ahead526:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg522:
+seg527:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest523
+	JL rest528
 
-main525:
+main530:
 	VMOVUPS (DX), Y6
 	VMOVUPS 64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10264,13 +10040,13 @@ main525:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R11
-	JGE main525
+	JGE main530
 
-rest523:
+rest528:
 	ADDQ $+4, R11
-	JZ end524
+	JZ end529
 
-one526:
+one531:
 	VMOVUPS (DX), Y6
 	VMOVUPS 64(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10285,15 +10061,15 @@ one526:
 	ADDQ R8, R10
 	ADDQ $+128, DX
 	DECQ R11
-	JNZ one526
+	JNZ one531
 
-end524:
+end529:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg522
+	JNZ seg527
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip527
+	JZ skip532
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -10302,9 +10078,9 @@ end524:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip527:
+skip532:
 	TESTL $0x00000001, 132(AX)
-	JZ skip528
+	JZ skip533
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -10325,10 +10101,10 @@ skip527:
 	ADDQ BX, DX
 	VADDPS (DX), Y5, Y5
 
-skip528:
+skip533:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip529
+	JZ skip534
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -10347,10 +10123,10 @@ skip528:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip529:
+skip534:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip530
+	JZ skip535
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -10371,9 +10147,9 @@ skip529:
 	ADDQ BX, DX
 	VMOVUPS Y5, (DX)
 
-skip530:
+skip535:
 	TESTL $0x00000004, 132(AX)
-	JNZ skip531
+	JNZ skip536
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -10441,12 +10217,12 @@ skip530:
 	VMULPS Y0, Y5, Y5
 	VMOVUPS Y5, (DX)
 
-skip531:
+skip536:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile519
+	JL tile524
 	VZEROUPPER
 	RET
 
@@ -10456,7 +10232,7 @@ TEXT ·mul_f32_any_3x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile532:
+tile537:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10477,24 +10253,24 @@ tile532:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead533
+	JNZ ahead538
 	MOVQ DX, BX
 
-ahead533:
+ahead538:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg534:
+seg539:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest535
+	JL rest540
 
-main537:
+main542:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10548,13 +10324,13 @@ main537:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R11
-	JGE main537
+	JGE main542
 
-rest535:
+rest540:
 	ADDQ $+4, R11
-	JZ end536
+	JZ end541
 
-one538:
+one543:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10569,15 +10345,15 @@ one538:
 	ADDQ R8, R10
 	ADDQ $+192, DX
 	DECQ R11
-	JNZ one538
+	JNZ one543
 
-end536:
+end541:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg534
+	JNZ seg539
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip539
+	JZ skip544
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -10586,9 +10362,9 @@ end536:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip539:
+skip544:
 	TESTL $0x00000001, 132(AX)
-	JZ skip540
+	JZ skip545
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10602,10 +10378,10 @@ skip539:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip540:
+skip545:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip541
+	JZ skip546
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10618,10 +10394,10 @@ skip540:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip541:
+skip546:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip542
+	JZ skip547
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10635,7 +10411,7 @@ skip541:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip542:
+skip547:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10652,7 +10428,7 @@ skip542:
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile532
+	JL tile537
 	VZEROUPPER
 	RET
 
@@ -10662,7 +10438,7 @@ TEXT ·mul_f32_any_3x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile543:
+tile548:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -10683,7 +10459,7 @@ tile543:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip544
+	JZ skip549
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -10694,27 +10470,27 @@ tile543:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip544:
+skip549:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead545
+	JNZ ahead550
 	MOVQ DX, BX
 
-ahead545:
+ahead550:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), DI
 	MOVQ 56(AX), R9
 
-seg546:
+seg551:
 	MOVQ (AX), R10
 	ADDQ (DI), R10
 	MOVQ 8(DI), R11
 	SUBQ $+4, R11
-	JL rest547
+	JL rest552
 
-main549:
+main554:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10768,13 +10544,13 @@ main549:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R11
-	JGE main549
+	JGE main554
 
-rest547:
+rest552:
 	ADDQ $+4, R11
-	JZ end548
+	JZ end553
 
-one550:
+one555:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (R10), Y8
@@ -10789,15 +10565,15 @@ one550:
 	ADDQ R8, R10
 	ADDQ $+192, DX
 	DECQ R11
-	JNZ one550
+	JNZ one555
 
-end548:
+end553:
 	ADDQ $+16, DI
 	DECQ R9
-	JNZ seg546
+	JNZ seg551
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip551
+	JZ skip556
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -10806,9 +10582,9 @@ end548:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip551:
+skip556:
 	TESTL $0x00000001, 132(AX)
-	JZ skip552
+	JZ skip557
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10822,10 +10598,10 @@ skip551:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip552:
+skip557:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip553
+	JZ skip558
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10838,10 +10614,10 @@ skip552:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip553:
+skip558:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip554
+	JZ skip559
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10855,10 +10631,10 @@ skip553:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip554:
+skip559:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip555
+	JZ skip560
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -10872,150 +10648,80 @@ skip554:
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 
-skip555:
+skip560:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y0, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y0, Y0
-	VMULPS Y1, Y1, Y6
-	VMULPS constants_avx2<>+32(SB), Y6, Y6
-	VADDPS constants_avx2<>+64(SB), Y6, Y6
-	VMULPS Y1, Y6, Y6
-	VMINPS constants_avx2<>+96(SB), Y6, Y6
-	VMAXPS constants_avx2<>+128(SB), Y6, Y6
-	VROUNDPS $0x08, Y6, Y7
-	VSUBPS Y7, Y6, Y6
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y6, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y6, Y8
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $0x17, Y7, Y7
-	VPADDD Y7, Y8, Y8
-	VMOVAPS Y8, Y6
-	VADDPS constants_avx2<>+352(SB), Y6, Y6
-	VDIVPS Y6, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y6
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y6
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y6
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y6, Y6
-	VMOVAPS Y6, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000003, SI
+
+row561:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row561
 	INCQ CX
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile543
+	JL tile548
 	VZEROUPPER
 	RET
 
@@ -11025,7 +10731,7 @@ TEXT ·mul_f32_any_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile556:
+tile562:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -11051,24 +10757,24 @@ tile556:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead557
+	JNZ ahead563
 	MOVQ DX, BX
 
-ahead557:
+ahead563:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg558:
+seg564:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest559
+	JL rest565
 
-main561:
+main567:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11134,13 +10840,13 @@ main561:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R12
-	JGE main561
+	JGE main567
 
-rest559:
+rest565:
 	ADDQ $+4, R12
-	JZ end560
+	JZ end566
 
-one562:
+one568:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11158,15 +10864,15 @@ one562:
 	ADDQ R8, R11
 	ADDQ $+64, DX
 	DECQ R12
-	JNZ one562
+	JNZ one568
 
-end560:
+end566:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg558
+	JNZ seg564
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip563
+	JZ skip569
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -11177,9 +10883,9 @@ end560:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip563:
+skip569:
 	TESTL $0x00000001, 132(AX)
-	JZ skip564
+	JZ skip570
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11196,10 +10902,10 @@ skip563:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip564:
+skip570:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip565
+	JZ skip571
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11214,10 +10920,10 @@ skip564:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip565:
+skip571:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip566
+	JZ skip572
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11234,7 +10940,7 @@ skip565:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip566:
+skip572:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11253,7 +10959,7 @@ skip566:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile556
+	JL tile562
 	VZEROUPPER
 	RET
 
@@ -11263,7 +10969,7 @@ TEXT ·mul_f32_any_4x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile567:
+tile573:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -11289,7 +10995,7 @@ tile567:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip568
+	JZ skip574
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -11302,27 +11008,27 @@ tile567:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip568:
+skip574:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead569
+	JNZ ahead575
 	MOVQ DX, BX
 
-ahead569:
+ahead575:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg570:
+seg576:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest571
+	JL rest577
 
-main573:
+main579:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11388,13 +11094,13 @@ main573:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R12
-	JGE main573
+	JGE main579
 
-rest571:
+rest577:
 	ADDQ $+4, R12
-	JZ end572
+	JZ end578
 
-one574:
+one580:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11412,15 +11118,15 @@ one574:
 	ADDQ R8, R11
 	ADDQ $+64, DX
 	DECQ R12
-	JNZ one574
+	JNZ one580
 
-end572:
+end578:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg570
+	JNZ seg576
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip575
+	JZ skip581
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -11431,9 +11137,9 @@ end572:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip575:
+skip581:
 	TESTL $0x00000001, 132(AX)
-	JZ skip576
+	JZ skip582
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11450,10 +11156,10 @@ skip575:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip576:
+skip582:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip577
+	JZ skip583
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11468,10 +11174,10 @@ skip576:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip577:
+skip583:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip578
+	JZ skip584
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11488,10 +11194,10 @@ skip577:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip578:
+skip584:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip579
+	JZ skip585
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11508,194 +11214,82 @@ skip578:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip579:
+skip585:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y0, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y0, Y0
-	VMULPS Y1, Y1, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y1, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000004, SI
+
+row586:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row586
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile567
+	JL tile573
 	VZEROUPPER
 	RET
 
@@ -11705,7 +11299,7 @@ TEXT ·mul_f32_any_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile580:
+tile587:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -11736,24 +11330,24 @@ tile580:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead581
+	JNZ ahead588
 	MOVQ DX, BX
 
-ahead581:
+ahead588:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg582:
+seg589:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest583
+	JL rest590
 
-main585:
+main592:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11819,13 +11413,13 @@ main585:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R12
-	JGE main585
+	JGE main592
 
-rest583:
+rest590:
 	ADDQ $+4, R12
-	JZ end584
+	JZ end591
 
-one586:
+one593:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -11843,15 +11437,15 @@ one586:
 	ADDQ R8, R11
 	ADDQ $+128, DX
 	DECQ R12
-	JNZ one586
+	JNZ one593
 
-end584:
+end591:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg582
+	JNZ seg589
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip587
+	JZ skip594
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -11862,9 +11456,9 @@ end584:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip587:
+skip594:
 	TESTL $0x00000001, 132(AX)
-	JZ skip588
+	JZ skip595
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11881,10 +11475,10 @@ skip587:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip588:
+skip595:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip589
+	JZ skip596
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -11905,10 +11499,10 @@ skip588:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip589:
+skip596:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip590
+	JZ skip597
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11925,7 +11519,7 @@ skip589:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip590:
+skip597:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -11945,7 +11539,7 @@ skip590:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile580
+	JL tile587
 	VZEROUPPER
 	RET
 
@@ -11955,7 +11549,7 @@ TEXT ·mul_f32_any_4x32_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile591:
+tile598:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -11986,7 +11580,7 @@ tile591:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip592
+	JZ skip599
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -11999,27 +11593,27 @@ tile591:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip592:
+skip599:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead593
+	JNZ ahead600
 	MOVQ DX, BX
 
-ahead593:
+ahead600:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg594:
+seg601:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest595
+	JL rest602
 
-main597:
+main604:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12085,13 +11679,13 @@ main597:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R12
-	JGE main597
+	JGE main604
 
-rest595:
+rest602:
 	ADDQ $+4, R12
-	JZ end596
+	JZ end603
 
-one598:
+one605:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12109,15 +11703,15 @@ one598:
 	ADDQ R8, R11
 	ADDQ $+128, DX
 	DECQ R12
-	JNZ one598
+	JNZ one605
 
-end596:
+end603:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg594
+	JNZ seg601
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip599
+	JZ skip606
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -12128,9 +11722,9 @@ end596:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip599:
+skip606:
 	TESTL $0x00000001, 132(AX)
-	JZ skip600
+	JZ skip607
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12147,10 +11741,10 @@ skip599:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip600:
+skip607:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip601
+	JZ skip608
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -12171,10 +11765,10 @@ skip600:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip601:
+skip608:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip602
+	JZ skip609
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12191,10 +11785,10 @@ skip601:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip602:
+skip609:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip603
+	JZ skip610
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12211,195 +11805,83 @@ skip602:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip603:
+skip610:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y0, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y0, Y0
-	VMULPS Y1, Y1, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y1, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000004, SI
+
+row611:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row611
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile591
+	JL tile598
 	VZEROUPPER
 	RET
 
@@ -12409,7 +11891,7 @@ TEXT ·mul_f32_any_4x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile604:
+tile612:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -12440,7 +11922,7 @@ tile604:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip605
+	JZ skip613
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000020, CX, SI
 	ADDQ SI, BX
@@ -12465,27 +11947,27 @@ tile604:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip605:
+skip613:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead606
+	JNZ ahead614
 	MOVQ DX, BX
 
-ahead606:
+ahead614:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg607:
+seg615:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest608
+	JL rest616
 
-main610:
+main618:
 	VMOVUPS (DX), Y8
 	VMOVUPS 64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12551,13 +12033,13 @@ main610:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R12
-	JGE main610
+	JGE main618
 
-rest608:
+rest616:
 	ADDQ $+4, R12
-	JZ end609
+	JZ end617
 
-one611:
+one619:
 	VMOVUPS (DX), Y8
 	VMOVUPS 64(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12575,15 +12057,15 @@ one611:
 	ADDQ R8, R11
 	ADDQ $+128, DX
 	DECQ R12
-	JNZ one611
+	JNZ one619
 
-end609:
+end617:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg607
+	JNZ seg615
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip612
+	JZ skip620
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -12594,9 +12076,9 @@ end609:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip612:
+skip620:
 	TESTL $0x00000001, 132(AX)
-	JZ skip613
+	JZ skip621
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -12621,10 +12103,10 @@ skip612:
 	ADDQ BX, DX
 	VADDPS (DX), Y7, Y7
 
-skip613:
+skip621:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip614
+	JZ skip622
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -12645,10 +12127,10 @@ skip613:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip614:
+skip622:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip615
+	JZ skip623
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -12673,9 +12155,9 @@ skip614:
 	ADDQ BX, DX
 	VMOVUPS Y7, (DX)
 
-skip615:
+skip623:
 	TESTL $0x00000004, 132(AX)
-	JNZ skip616
+	JNZ skip624
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -12764,12 +12246,12 @@ skip615:
 	VMULPS Y0, Y7, Y7
 	VMOVUPS Y7, (DX)
 
-skip616:
+skip624:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile604
+	JL tile612
 	VZEROUPPER
 	RET
 
@@ -12779,7 +12261,7 @@ TEXT ·mul_f32_any_4x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile617:
+tile625:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -12804,24 +12286,24 @@ tile617:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead618
+	JNZ ahead626
 	MOVQ DX, BX
 
-ahead618:
+ahead626:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg619:
+seg627:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest620
+	JL rest628
 
-main622:
+main630:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12887,13 +12369,13 @@ main622:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R12
-	JGE main622
+	JGE main630
 
-rest620:
+rest628:
 	ADDQ $+4, R12
-	JZ end621
+	JZ end629
 
-one623:
+one631:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -12911,15 +12393,15 @@ one623:
 	ADDQ R8, R11
 	ADDQ $+192, DX
 	DECQ R12
-	JNZ one623
+	JNZ one631
 
-end621:
+end629:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg619
+	JNZ seg627
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip624
+	JZ skip632
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -12930,9 +12412,9 @@ end621:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip624:
+skip632:
 	TESTL $0x00000001, 132(AX)
-	JZ skip625
+	JZ skip633
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12949,10 +12431,10 @@ skip624:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip625:
+skip633:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip626
+	JZ skip634
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12967,10 +12449,10 @@ skip625:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip626:
+skip634:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip627
+	JZ skip635
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -12987,7 +12469,7 @@ skip626:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip627:
+skip635:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13007,7 +12489,7 @@ skip627:
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile617
+	JL tile625
 	VZEROUPPER
 	RET
 
@@ -13017,7 +12499,7 @@ TEXT ·mul_f32_any_4x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile628:
+tile636:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -13042,7 +12524,7 @@ tile628:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip629
+	JZ skip637
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -13055,27 +12537,27 @@ tile628:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip629:
+skip637:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead630
+	JNZ ahead638
 	MOVQ DX, BX
 
-ahead630:
+ahead638:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg631:
+seg639:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest632
+	JL rest640
 
-main634:
+main642:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -13141,13 +12623,13 @@ main634:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R12
-	JGE main634
+	JGE main642
 
-rest632:
+rest640:
 	ADDQ $+4, R12
-	JZ end633
+	JZ end641
 
-one635:
+one643:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (R11), Y10
@@ -13165,15 +12647,15 @@ one635:
 	ADDQ R8, R11
 	ADDQ $+192, DX
 	DECQ R12
-	JNZ one635
+	JNZ one643
 
-end633:
+end641:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg631
+	JNZ seg639
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip636
+	JZ skip644
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -13184,9 +12666,9 @@ end633:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip636:
+skip644:
 	TESTL $0x00000001, 132(AX)
-	JZ skip637
+	JZ skip645
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13203,10 +12685,10 @@ skip636:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip637:
+skip645:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip638
+	JZ skip646
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13221,10 +12703,10 @@ skip637:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip638:
+skip646:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip639
+	JZ skip647
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13241,10 +12723,10 @@ skip638:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip639:
+skip647:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip640
+	JZ skip648
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13261,195 +12743,83 @@ skip639:
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 
-skip640:
+skip648:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y0, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y0, Y0
-	VMULPS Y1, Y1, Y8
-	VMULPS constants_avx2<>+32(SB), Y8, Y8
-	VADDPS constants_avx2<>+64(SB), Y8, Y8
-	VMULPS Y1, Y8, Y8
-	VMINPS constants_avx2<>+96(SB), Y8, Y8
-	VMAXPS constants_avx2<>+128(SB), Y8, Y8
-	VROUNDPS $0x08, Y8, Y9
-	VSUBPS Y9, Y8, Y8
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y8, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y8, Y10
-	VCVTPS2DQ Y9, Y9
-	VPSLLD $0x17, Y9, Y9
-	VPADDD Y9, Y10, Y10
-	VMOVAPS Y10, Y8
-	VADDPS constants_avx2<>+352(SB), Y8, Y8
-	VDIVPS Y8, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y8
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y8
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y8
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y8, Y8
-	VMOVAPS Y8, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000004, SI
+
+row649:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row649
 	INCQ CX
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile628
+	JL tile636
 	VZEROUPPER
 	RET
 
@@ -13459,7 +12829,7 @@ TEXT ·mul_f32_any_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile641:
+tile650:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -13489,24 +12859,24 @@ tile641:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead642
+	JNZ ahead651
 	MOVQ DX, BX
 
-ahead642:
+ahead651:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg643:
+seg652:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest644
+	JL rest653
 
-main646:
+main655:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13584,13 +12954,13 @@ main646:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R12
-	JGE main646
+	JGE main655
 
-rest644:
+rest653:
 	ADDQ $+4, R12
-	JZ end645
+	JZ end654
 
-one647:
+one656:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13611,15 +12981,15 @@ one647:
 	ADDQ R8, R11
 	ADDQ $+64, DX
 	DECQ R12
-	JNZ one647
+	JNZ one656
 
-end645:
+end654:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg643
+	JNZ seg652
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip648
+	JZ skip657
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -13632,9 +13002,9 @@ end645:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip648:
+skip657:
 	TESTL $0x00000001, 132(AX)
-	JZ skip649
+	JZ skip658
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13654,10 +13024,10 @@ skip648:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip649:
+skip658:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip650
+	JZ skip659
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13674,10 +13044,10 @@ skip649:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip650:
+skip659:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip651
+	JZ skip660
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13697,7 +13067,7 @@ skip650:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip651:
+skip660:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13719,7 +13089,7 @@ skip651:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile641
+	JL tile650
 	VZEROUPPER
 	RET
 
@@ -13729,7 +13099,7 @@ TEXT ·mul_f32_any_5x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile652:
+tile661:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -13759,7 +13129,7 @@ tile652:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip653
+	JZ skip662
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -13774,27 +13144,27 @@ tile652:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip653:
+skip662:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead654
+	JNZ ahead663
 	MOVQ DX, BX
 
-ahead654:
+ahead663:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg655:
+seg664:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest656
+	JL rest665
 
-main658:
+main667:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13872,13 +13242,13 @@ main658:
 	ADDQ $+128, BX
 	ADDQ $+256, DX
 	SUBQ $+4, R12
-	JGE main658
+	JGE main667
 
-rest656:
+rest665:
 	ADDQ $+4, R12
-	JZ end657
+	JZ end666
 
-one659:
+one668:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -13899,15 +13269,15 @@ one659:
 	ADDQ R8, R11
 	ADDQ $+64, DX
 	DECQ R12
-	JNZ one659
+	JNZ one668
 
-end657:
+end666:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg655
+	JNZ seg664
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip660
+	JZ skip669
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -13920,9 +13290,9 @@ end657:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip660:
+skip669:
 	TESTL $0x00000001, 132(AX)
-	JZ skip661
+	JZ skip670
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13942,10 +13312,10 @@ skip660:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip661:
+skip670:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip662
+	JZ skip671
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13962,10 +13332,10 @@ skip661:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip662:
+skip671:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip663
+	JZ skip672
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -13985,10 +13355,10 @@ skip662:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip663:
+skip672:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip664
+	JZ skip673
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -14008,239 +13378,85 @@ skip663:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip664:
+skip673:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y0, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y0, Y0
-	VMULPS Y1, Y1, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y1, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000005, SI
+
+row674:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row674
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile652
+	JL tile661
 	VZEROUPPER
 	RET
 
@@ -14250,7 +13466,7 @@ TEXT ·mul_f32_any_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile665:
+tile675:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -14285,24 +13501,24 @@ tile665:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead666
+	JNZ ahead676
 	MOVQ DX, BX
 
-ahead666:
+ahead676:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg667:
+seg677:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest668
+	JL rest678
 
-main670:
+main680:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14380,13 +13596,13 @@ main670:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R12
-	JGE main670
+	JGE main680
 
-rest668:
+rest678:
 	ADDQ $+4, R12
-	JZ end669
+	JZ end679
 
-one671:
+one681:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -14407,15 +13623,15 @@ one671:
 	ADDQ R8, R11
 	ADDQ $+128, DX
 	DECQ R12
-	JNZ one671
+	JNZ one681
 
-end669:
+end679:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg667
+	JNZ seg677
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip672
+	JZ skip682
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -14428,9 +13644,9 @@ end669:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip672:
+skip682:
 	TESTL $0x00000001, 132(AX)
-	JZ skip673
+	JZ skip683
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -14450,10 +13666,10 @@ skip672:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip673:
+skip683:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip674
+	JZ skip684
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -14476,262 +13692,11 @@ skip673:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip674:
+skip684:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip675
-	MOVQ 32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-
-skip675:
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	INCQ CX
-	MOVQ 104(AX), DX
-	ADDQ DX, DX
-	CMPQ CX, DX
-	JL tile665
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_5x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile676:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ CX, DX
-	MOVQ CX, BX
-	ANDQ $0x00000001, BX
-	SHLQ $0x06, BX
-	SHRQ $0x01, DX
-	MOVQ 112(AX), SI
-	IMULQ SI, DX
-	ADDQ 8(AX), DX
-	ADDQ BX, DX
-	MOVQ 16(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	MOVQ 40(AX), BX
-	TESTQ BX, BX
-	JZ skip677
-	MOVQ 40(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-
-skip677:
-	MOVQ 120(AX), BX
-	TESTQ BX, BX
-	JNZ ahead678
-	MOVQ DX, BX
-
-ahead678:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), R9
-	MOVQ 56(AX), R10
-
-seg679:
-	MOVQ (AX), R11
-	ADDQ (R9), R11
-	MOVQ 8(R9), R12
-	SUBQ $+4, R12
-	JL rest680
-
-main682:
-	VMOVUPS (DX), Y10
-	VMOVUPS 32(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 128(DX), Y10
-	VMOVUPS 160(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 256(DX), Y10
-	VMOVUPS 288(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 384(DX), Y10
-	VMOVUPS 416(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	PREFETCHT1 (BX)
-	PREFETCHT1 64(BX)
-	ADDQ $+128, BX
-	ADDQ $+512, DX
-	SUBQ $+4, R12
-	JGE main682
-
-rest680:
-	ADDQ $+4, R12
-	JZ end681
-
-one683:
-	VMOVUPS (DX), Y10
-	VMOVUPS 32(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	ADDQ $+128, DX
-	DECQ R12
-	JNZ one683
-
-end681:
-	ADDQ $+16, R9
-	DECQ R10
-	JNZ seg679
-	MOVQ BX, 120(AX)
-	TESTL $0x00000002, 132(AX)
-	JZ skip684
-	VBROADCASTSS 128(AX), Y10
-	VMULPS Y10, Y0, Y0
-	VMULPS Y10, Y1, Y1
-	VMULPS Y10, Y2, Y2
-	VMULPS Y10, Y3, Y3
-	VMULPS Y10, Y4, Y4
-	VMULPS Y10, Y5, Y5
-	VMULPS Y10, Y6, Y6
-	VMULPS Y10, Y7, Y7
-	VMULPS Y10, Y8, Y8
-	VMULPS Y10, Y9, Y9
-
-skip684:
-	TESTL $0x00000001, 132(AX)
 	JZ skip685
-	MOVQ 16(AX), DX
+	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
@@ -14751,9 +13716,260 @@ skip684:
 	VADDPS 32(DX), Y9, Y9
 
 skip685:
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ CX
+	MOVQ 104(AX), DX
+	ADDQ DX, DX
+	CMPQ CX, DX
+	JL tile675
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x32_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile686:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	MOVQ CX, DX
+	MOVQ CX, BX
+	ANDQ $0x00000001, BX
+	SHLQ $0x06, BX
+	SHRQ $0x01, DX
+	MOVQ 112(AX), SI
+	IMULQ SI, DX
+	ADDQ 8(AX), DX
+	ADDQ BX, DX
+	MOVQ 16(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	MOVQ 40(AX), BX
+	TESTQ BX, BX
+	JZ skip687
+	MOVQ 40(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+
+skip687:
+	MOVQ 120(AX), BX
+	TESTQ BX, BX
+	JNZ ahead688
+	MOVQ DX, BX
+
+ahead688:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg689:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL rest690
+
+main692:
+	VMOVUPS (DX), Y10
+	VMOVUPS 32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 128(DX), Y10
+	VMOVUPS 160(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 256(DX), Y10
+	VMOVUPS 288(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 384(DX), Y10
+	VMOVUPS 416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	PREFETCHT1 (BX)
+	PREFETCHT1 64(BX)
+	ADDQ $+128, BX
+	ADDQ $+512, DX
+	SUBQ $+4, R12
+	JGE main692
+
+rest690:
+	ADDQ $+4, R12
+	JZ end691
+
+one693:
+	VMOVUPS (DX), Y10
+	VMOVUPS 32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	ADDQ $+128, DX
+	DECQ R12
+	JNZ one693
+
+end691:
+	ADDQ $+16, R9
+	DECQ R10
+	JNZ seg689
+	MOVQ BX, 120(AX)
+	TESTL $0x00000002, 132(AX)
+	JZ skip694
+	VBROADCASTSS 128(AX), Y10
+	VMULPS Y10, Y0, Y0
+	VMULPS Y10, Y1, Y1
+	VMULPS Y10, Y2, Y2
+	VMULPS Y10, Y3, Y3
+	VMULPS Y10, Y4, Y4
+	VMULPS Y10, Y5, Y5
+	VMULPS Y10, Y6, Y6
+	VMULPS Y10, Y7, Y7
+	VMULPS Y10, Y8, Y8
+	VMULPS Y10, Y9, Y9
+
+skip694:
+	TESTL $0x00000001, 132(AX)
+	JZ skip695
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip695:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip686
+	JZ skip696
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -14776,10 +13992,10 @@ skip685:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip686:
+skip696:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip687
+	JZ skip697
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -14799,10 +14015,10 @@ skip686:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip687:
+skip697:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip688
+	JZ skip698
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -14822,240 +14038,86 @@ skip687:
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 
-skip688:
+skip698:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y0, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y0, Y0
-	VMULPS Y1, Y1, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y1, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000005, SI
+
+row699:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row699
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile676
+	JL tile686
 	VZEROUPPER
 	RET
 
@@ -15065,7 +14127,7 @@ TEXT ·mul_f32_any_5x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile689:
+tile700:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -15100,7 +14162,7 @@ tile689:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip690
+	JZ skip701
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000020, CX, SI
 	ADDQ SI, BX
@@ -15129,27 +14191,27 @@ tile689:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip690:
+skip701:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead691
+	JNZ ahead702
 	MOVQ DX, BX
 
-ahead691:
+ahead702:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg692:
+seg703:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest693
+	JL rest704
 
-main695:
+main706:
 	VMOVUPS (DX), Y10
 	VMOVUPS 64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -15227,13 +14289,13 @@ main695:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R12
-	JGE main695
+	JGE main706
 
-rest693:
+rest704:
 	ADDQ $+4, R12
-	JZ end694
+	JZ end705
 
-one696:
+one707:
 	VMOVUPS (DX), Y10
 	VMOVUPS 64(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -15254,15 +14316,15 @@ one696:
 	ADDQ R8, R11
 	ADDQ $+128, DX
 	DECQ R12
-	JNZ one696
+	JNZ one707
 
-end694:
+end705:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg692
+	JNZ seg703
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip697
+	JZ skip708
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -15275,9 +14337,9 @@ end694:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip697:
+skip708:
 	TESTL $0x00000001, 132(AX)
-	JZ skip698
+	JZ skip709
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -15306,10 +14368,10 @@ skip697:
 	ADDQ BX, DX
 	VADDPS (DX), Y9, Y9
 
-skip698:
+skip709:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip699
+	JZ skip710
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -15332,10 +14394,10 @@ skip698:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip699:
+skip710:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip700
+	JZ skip711
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -15364,9 +14426,9 @@ skip699:
 	ADDQ BX, DX
 	VMOVUPS Y9, (DX)
 
-skip700:
+skip711:
 	TESTL $0x00000004, 132(AX)
-	JNZ skip701
+	JNZ skip712
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -15476,288 +14538,18 @@ skip700:
 	VMULPS Y0, Y9, Y9
 	VMOVUPS Y9, (DX)
 
-skip701:
+skip712:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile689
+	JL tile700
 	VZEROUPPER
 	RET
 
 // func mul_f32_any_5x48_avx2(a *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·mul_f32_any_5x48_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile702:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	MOVQ CX, DX
-	SHLQ $0x06, DX
-	ADDQ 8(AX), DX
-	MOVQ 16(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	MOVQ 120(AX), BX
-	TESTQ BX, BX
-	JNZ ahead703
-	MOVQ DX, BX
-
-ahead703:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), R9
-	MOVQ 56(AX), R10
-
-seg704:
-	MOVQ (AX), R11
-	ADDQ (R9), R11
-	MOVQ 8(R9), R12
-	SUBQ $+4, R12
-	JL rest705
-
-main707:
-	VMOVUPS (DX), Y10
-	VMOVUPS 32(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 192(DX), Y10
-	VMOVUPS 224(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 384(DX), Y10
-	VMOVUPS 416(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	VMOVUPS 576(DX), Y10
-	VMOVUPS 608(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	PREFETCHT1 (BX)
-	PREFETCHT1 64(BX)
-	ADDQ $+128, BX
-	ADDQ $+768, DX
-	SUBQ $+4, R12
-	JGE main707
-
-rest705:
-	ADDQ $+4, R12
-	JZ end706
-
-one708:
-	VMOVUPS (DX), Y10
-	VMOVUPS 32(DX), Y11
-	VBROADCASTSS (R11), Y12
-	VFMADD231PS Y10, Y12, Y0
-	VFMADD231PS Y11, Y12, Y1
-	VBROADCASTSS (R11)(SI*1), Y12
-	VFMADD231PS Y10, Y12, Y2
-	VFMADD231PS Y11, Y12, Y3
-	VBROADCASTSS (R11)(SI*2), Y12
-	VFMADD231PS Y10, Y12, Y4
-	VFMADD231PS Y11, Y12, Y5
-	VBROADCASTSS (R11)(DI*1), Y12
-	VFMADD231PS Y10, Y12, Y6
-	VFMADD231PS Y11, Y12, Y7
-	VBROADCASTSS (R11)(SI*4), Y12
-	VFMADD231PS Y10, Y12, Y8
-	VFMADD231PS Y11, Y12, Y9
-	ADDQ R8, R11
-	ADDQ $+192, DX
-	DECQ R12
-	JNZ one708
-
-end706:
-	ADDQ $+16, R9
-	DECQ R10
-	JNZ seg704
-	MOVQ BX, 120(AX)
-	TESTL $0x00000002, 132(AX)
-	JZ skip709
-	VBROADCASTSS 128(AX), Y10
-	VMULPS Y10, Y0, Y0
-	VMULPS Y10, Y1, Y1
-	VMULPS Y10, Y2, Y2
-	VMULPS Y10, Y3, Y3
-	VMULPS Y10, Y4, Y4
-	VMULPS Y10, Y5, Y5
-	VMULPS Y10, Y6, Y6
-	VMULPS Y10, Y7, Y7
-	VMULPS Y10, Y8, Y8
-	VMULPS Y10, Y9, Y9
-
-skip709:
-	TESTL $0x00000001, 132(AX)
-	JZ skip710
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-
-skip710:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
-	JZ skip711
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y10
-	VADDPS Y10, Y0, Y0
-	VADDPS Y10, Y2, Y2
-	VADDPS Y10, Y4, Y4
-	VADDPS Y10, Y6, Y6
-	VADDPS Y10, Y8, Y8
-	VMOVUPS 32(DX), Y10
-	VADDPS Y10, Y1, Y1
-	VADDPS Y10, Y3, Y3
-	VADDPS Y10, Y5, Y5
-	VADDPS Y10, Y7, Y7
-	VADDPS Y10, Y9, Y9
-
-skip711:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
-	JZ skip712
-	MOVQ 32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-
-skip712:
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	INCQ CX
-	MOVQ 104(AX), DX
-	LEAQ (DX)(DX*2), DX
-	CMPQ CX, DX
-	JL tile702
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_5x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
@@ -15788,44 +14580,26 @@ tile713:
 	PREFETCHT0 (BX)
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
-	MOVQ 40(AX), BX
-	TESTQ BX, BX
-	JZ skip714
-	MOVQ 40(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-
-skip714:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead715
+	JNZ ahead714
 	MOVQ DX, BX
 
-ahead715:
+ahead714:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg716:
+seg715:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	MOVQ 8(R9), R12
 	SUBQ $+4, R12
-	JL rest717
+	JL rest716
 
-main719:
+main718:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -15903,13 +14677,13 @@ main719:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R12
-	JGE main719
+	JGE main718
 
-rest717:
+rest716:
 	ADDQ $+4, R12
-	JZ end718
+	JZ end717
 
-one720:
+one719:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (R11), Y12
@@ -15930,15 +14704,15 @@ one720:
 	ADDQ R8, R11
 	ADDQ $+192, DX
 	DECQ R12
-	JNZ one720
+	JNZ one719
 
-end718:
+end717:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg716
+	JNZ seg715
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip721
+	JZ skip720
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -15951,9 +14725,9 @@ end718:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip721:
+skip720:
 	TESTL $0x00000001, 132(AX)
-	JZ skip722
+	JZ skip721
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -15973,10 +14747,10 @@ skip721:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip722:
+skip721:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip723
+	JZ skip722
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -15993,10 +14767,10 @@ skip722:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip723:
+skip722:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip724
+	JZ skip723
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -16016,10 +14790,298 @@ skip723:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip724:
+skip723:
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	INCQ CX
+	MOVQ 104(AX), DX
+	LEAQ (DX)(DX*2), DX
+	CMPQ CX, DX
+	JL tile713
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_5x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_5x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile724:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	MOVQ CX, DX
+	SHLQ $0x06, DX
+	ADDQ 8(AX), DX
+	MOVQ 16(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	MOVQ 40(AX), BX
+	TESTQ BX, BX
+	JZ skip725
+	MOVQ 40(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+
+skip725:
+	MOVQ 120(AX), BX
+	TESTQ BX, BX
+	JNZ ahead726
+	MOVQ DX, BX
+
+ahead726:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg727:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	MOVQ 8(R9), R12
+	SUBQ $+4, R12
+	JL rest728
+
+main730:
+	VMOVUPS (DX), Y10
+	VMOVUPS 32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 192(DX), Y10
+	VMOVUPS 224(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 384(DX), Y10
+	VMOVUPS 416(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	VMOVUPS 576(DX), Y10
+	VMOVUPS 608(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	PREFETCHT1 (BX)
+	PREFETCHT1 64(BX)
+	ADDQ $+128, BX
+	ADDQ $+768, DX
+	SUBQ $+4, R12
+	JGE main730
+
+rest728:
+	ADDQ $+4, R12
+	JZ end729
+
+one731:
+	VMOVUPS (DX), Y10
+	VMOVUPS 32(DX), Y11
+	VBROADCASTSS (R11), Y12
+	VFMADD231PS Y10, Y12, Y0
+	VFMADD231PS Y11, Y12, Y1
+	VBROADCASTSS (R11)(SI*1), Y12
+	VFMADD231PS Y10, Y12, Y2
+	VFMADD231PS Y11, Y12, Y3
+	VBROADCASTSS (R11)(SI*2), Y12
+	VFMADD231PS Y10, Y12, Y4
+	VFMADD231PS Y11, Y12, Y5
+	VBROADCASTSS (R11)(DI*1), Y12
+	VFMADD231PS Y10, Y12, Y6
+	VFMADD231PS Y11, Y12, Y7
+	VBROADCASTSS (R11)(SI*4), Y12
+	VFMADD231PS Y10, Y12, Y8
+	VFMADD231PS Y11, Y12, Y9
+	ADDQ R8, R11
+	ADDQ $+192, DX
+	DECQ R12
+	JNZ one731
+
+end729:
+	ADDQ $+16, R9
+	DECQ R10
+	JNZ seg727
+	MOVQ BX, 120(AX)
+	TESTL $0x00000002, 132(AX)
+	JZ skip732
+	VBROADCASTSS 128(AX), Y10
+	VMULPS Y10, Y0, Y0
+	VMULPS Y10, Y1, Y1
+	VMULPS Y10, Y2, Y2
+	VMULPS Y10, Y3, Y3
+	VMULPS Y10, Y4, Y4
+	VMULPS Y10, Y5, Y5
+	VMULPS Y10, Y6, Y6
+	VMULPS Y10, Y7, Y7
+	VMULPS Y10, Y8, Y8
+	VMULPS Y10, Y9, Y9
+
+skip732:
+	TESTL $0x00000001, 132(AX)
+	JZ skip733
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip733:
+	MOVQ 24(AX), DX
+	TESTQ DX, DX
+	JZ skip734
+	MOVQ 24(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y10
+	VADDPS Y10, Y0, Y0
+	VADDPS Y10, Y2, Y2
+	VADDPS Y10, Y4, Y4
+	VADDPS Y10, Y6, Y6
+	VADDPS Y10, Y8, Y8
+	VMOVUPS 32(DX), Y10
+	VADDPS Y10, Y1, Y1
+	VADDPS Y10, Y3, Y3
+	VADDPS Y10, Y5, Y5
+	VADDPS Y10, Y7, Y7
+	VADDPS Y10, Y9, Y9
+
+skip734:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip735
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+
+skip735:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip725
+	JZ skip736
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -16038,523 +15100,6 @@ skip724:
 	ADDQ BX, DX
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
-
-skip725:
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y0, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y0, Y0
-	VMULPS Y1, Y1, Y10
-	VMULPS constants_avx2<>+32(SB), Y10, Y10
-	VADDPS constants_avx2<>+64(SB), Y10, Y10
-	VMULPS Y1, Y10, Y10
-	VMINPS constants_avx2<>+96(SB), Y10, Y10
-	VMAXPS constants_avx2<>+128(SB), Y10, Y10
-	VROUNDPS $0x08, Y10, Y11
-	VSUBPS Y11, Y10, Y10
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y10, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y10, Y12
-	VCVTPS2DQ Y11, Y11
-	VPSLLD $0x17, Y11, Y11
-	VPADDD Y11, Y12, Y12
-	VMOVAPS Y12, Y10
-	VADDPS constants_avx2<>+352(SB), Y10, Y10
-	VDIVPS Y10, Y1, Y1
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y10
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y10
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y10
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y10, Y10
-	VMOVAPS Y10, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	INCQ CX
-	MOVQ 104(AX), DX
-	LEAQ (DX)(DX*2), DX
-	CMPQ CX, DX
-	JL tile713
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_6x16_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile726:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ CX, DX
-	MOVQ 112(AX), BX
-	IMULQ BX, DX
-	ADDQ 8(AX), DX
-	MOVQ 16(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	MOVQ 120(AX), BX
-	TESTQ BX, BX
-	JNZ ahead727
-	MOVQ DX, BX
-
-ahead727:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), R9
-	MOVQ 56(AX), R10
-
-seg728:
-	MOVQ (AX), R11
-	ADDQ (R9), R11
-	LEAQ (R11)(SI*4), R12
-	ADDQ SI, R12
-	MOVQ 8(R9), R13
-	SUBQ $+4, R13
-	JL rest729
-
-main731:
-	VMOVUPS (DX), Y12
-	VMOVUPS 32(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 64(DX), Y12
-	VMOVUPS 96(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 128(DX), Y12
-	VMOVUPS 160(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 192(DX), Y12
-	VMOVUPS 224(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	PREFETCHT1 (BX)
-	PREFETCHT1 64(BX)
-	ADDQ $+128, BX
-	ADDQ $+256, DX
-	SUBQ $+4, R13
-	JGE main731
-
-rest729:
-	ADDQ $+4, R13
-	JZ end730
-
-one732:
-	VMOVUPS (DX), Y12
-	VMOVUPS 32(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	ADDQ $+64, DX
-	DECQ R13
-	JNZ one732
-
-end730:
-	ADDQ $+16, R9
-	DECQ R10
-	JNZ seg728
-	MOVQ BX, 120(AX)
-	TESTL $0x00000002, 132(AX)
-	JZ skip733
-	VBROADCASTSS 128(AX), Y12
-	VMULPS Y12, Y0, Y0
-	VMULPS Y12, Y1, Y1
-	VMULPS Y12, Y2, Y2
-	VMULPS Y12, Y3, Y3
-	VMULPS Y12, Y4, Y4
-	VMULPS Y12, Y5, Y5
-	VMULPS Y12, Y6, Y6
-	VMULPS Y12, Y7, Y7
-	VMULPS Y12, Y8, Y8
-	VMULPS Y12, Y9, Y9
-	VMULPS Y12, Y10, Y10
-	VMULPS Y12, Y11, Y11
-
-skip733:
-	TESTL $0x00000001, 132(AX)
-	JZ skip734
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip734:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
-	JZ skip735
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS Y12, Y0, Y0
-	VADDPS Y12, Y2, Y2
-	VADDPS Y12, Y4, Y4
-	VADDPS Y12, Y6, Y6
-	VADDPS Y12, Y8, Y8
-	VADDPS Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS Y12, Y1, Y1
-	VADDPS Y12, Y3, Y3
-	VADDPS Y12, Y5, Y5
-	VADDPS Y12, Y7, Y7
-	VADDPS Y12, Y9, Y9
-	VADDPS Y12, Y11, Y11
-
-skip735:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
-	JZ skip736
-	MOVQ 32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
 
 skip736:
 	MOVQ 16(AX), DX
@@ -16575,23 +15120,77 @@ skip736:
 	ADDQ BX, DX
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000005, SI
+
+row737:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
+	DECQ SI
+	JNZ row737
 	INCQ CX
 	MOVQ 104(AX), DX
+	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile726
+	JL tile724
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_6x16_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_any_6x16_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile737:
+tile738:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -16623,26 +15222,6 @@ tile737:
 	PREFETCHT0 (BX)
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
-	MOVQ 40(AX), BX
-	TESTQ BX, BX
-	JZ skip738
-	MOVQ 40(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-
-skip738:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
 	JNZ ahead739
@@ -16886,319 +15465,41 @@ skip747:
 	VADDPS 32(DX), Y11, Y11
 
 skip748:
-	MOVQ 40(AX), DX
-	TESTQ DX, DX
-	JZ skip749
-	MOVQ 40(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 88(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-
-skip749:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y0, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y0, Y0
-	VMULPS Y1, Y1, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y1, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y10, Y10, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y10, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y10, Y10
-	VMULPS Y11, Y11, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y11, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y11, Y11
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile737
+	JL tile738
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_6x32_avx2(a *byte)
-// Requires: AVX, FMA3, MMX+
-TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_any_6x16_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x16_gelu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile750:
+tile749:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -17212,14 +15513,9 @@ tile750:
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
 	MOVQ CX, DX
-	MOVQ CX, BX
-	ANDQ $0x00000001, BX
-	SHLQ $0x06, BX
-	SHRQ $0x01, DX
-	MOVQ 112(AX), SI
-	IMULQ SI, DX
+	MOVQ 112(AX), BX
+	IMULQ BX, DX
 	ADDQ 8(AX), DX
-	ADDQ BX, DX
 	MOVQ 16(AX), BX
 	IMUL3Q $0x00000040, CX, SI
 	ADDQ SI, BX
@@ -17235,6 +15531,26 @@ tile750:
 	PREFETCHT0 (BX)
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
+	MOVQ 40(AX), BX
+	TESTQ BX, BX
+	JZ skip750
+	MOVQ 40(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+
+skip750:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
 	JNZ ahead751
@@ -17279,6 +15595,28 @@ main755:
 	VFMADD231PS Y13, Y14, Y11
 	ADDQ R8, R11
 	ADDQ R8, R12
+	VMOVUPS 64(DX), Y12
+	VMOVUPS 96(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
 	VMOVUPS 128(DX), Y12
 	VMOVUPS 160(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17301,30 +15639,8 @@ main755:
 	VFMADD231PS Y13, Y14, Y11
 	ADDQ R8, R11
 	ADDQ R8, R12
-	VMOVUPS 256(DX), Y12
-	VMOVUPS 288(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 384(DX), Y12
-	VMOVUPS 416(DX), Y13
+	VMOVUPS 192(DX), Y12
+	VMOVUPS 224(DX), Y13
 	VBROADCASTSS (R11), Y14
 	VFMADD231PS Y12, Y14, Y0
 	VFMADD231PS Y13, Y14, Y1
@@ -17348,7 +15664,7 @@ main755:
 	PREFETCHT1 (BX)
 	PREFETCHT1 64(BX)
 	ADDQ $+128, BX
-	ADDQ $+512, DX
+	ADDQ $+256, DX
 	SUBQ $+4, R13
 	JGE main755
 
@@ -17379,7 +15695,7 @@ one756:
 	VFMADD231PS Y13, Y14, Y11
 	ADDQ R8, R11
 	ADDQ R8, R12
-	ADDQ $+128, DX
+	ADDQ $+64, DX
 	DECQ R13
 	JNZ one756
 
@@ -17434,13 +15750,7 @@ skip758:
 	TESTQ DX, DX
 	JZ skip759
 	MOVQ 24(AX), DX
-	MOVQ CX, BX
-	SHRQ $0x01, BX
-	SHLQ $0x07, BX
-	ADDQ BX, DX
-	MOVQ CX, BX
-	ANDQ $0x00000001, BX
-	SHLQ $0x06, BX
+	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	VMOVUPS (DX), Y12
 	VADDPS Y12, Y0, Y0
@@ -17484,6 +15794,32 @@ skip759:
 	VADDPS 32(DX), Y11, Y11
 
 skip760:
+	MOVQ 40(AX), DX
+	TESTQ DX, DX
+	JZ skip761
+	MOVQ 40(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 88(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+
+skip761:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -17505,21 +15841,76 @@ skip760:
 	ADDQ BX, DX
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000006, SI
+
+row762:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row762
 	INCQ CX
 	MOVQ 104(AX), DX
-	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile750
+	JL tile749
 	VZEROUPPER
 	RET
 
-// func mul_f32_any_6x32_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
+// func mul_f32_any_6x32_avx2(a *byte)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile761:
+tile763:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -17556,48 +15947,28 @@ tile761:
 	PREFETCHT0 (BX)
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
-	MOVQ 40(AX), BX
-	TESTQ BX, BX
-	JZ skip762
-	MOVQ 40(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-
-skip762:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead763
+	JNZ ahead764
 	MOVQ DX, BX
 
-ahead763:
+ahead764:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg764:
+seg765:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL rest765
+	JL rest766
 
-main767:
+main768:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17691,13 +16062,13 @@ main767:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R13
-	JGE main767
+	JGE main768
 
-rest765:
+rest766:
 	ADDQ $+4, R13
-	JZ end766
+	JZ end767
 
-one768:
+one769:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -17722,15 +16093,15 @@ one768:
 	ADDQ R8, R12
 	ADDQ $+128, DX
 	DECQ R13
-	JNZ one768
+	JNZ one769
 
-end766:
+end767:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg764
+	JNZ seg765
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip769
+	JZ skip770
 	VBROADCASTSS 128(AX), Y12
 	VMULPS Y12, Y0, Y0
 	VMULPS Y12, Y1, Y1
@@ -17745,9 +16116,9 @@ end766:
 	VMULPS Y12, Y10, Y10
 	VMULPS Y12, Y11, Y11
 
-skip769:
+skip770:
 	TESTL $0x00000001, 132(AX)
-	JZ skip770
+	JZ skip771
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -17770,10 +16141,10 @@ skip769:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip770:
+skip771:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip771
+	JZ skip772
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -17798,10 +16169,10 @@ skip770:
 	VADDPS Y12, Y9, Y9
 	VADDPS Y12, Y11, Y11
 
-skip771:
+skip772:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip772
+	JZ skip773
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -17824,10 +16195,351 @@ skip771:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip772:
+skip773:
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ CX
+	MOVQ 104(AX), DX
+	ADDQ DX, DX
+	CMPQ CX, DX
+	JL tile763
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x32_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x32_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile774:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ CX, DX
+	MOVQ CX, BX
+	ANDQ $0x00000001, BX
+	SHLQ $0x06, BX
+	SHRQ $0x01, DX
+	MOVQ 112(AX), SI
+	IMULQ SI, DX
+	ADDQ 8(AX), DX
+	ADDQ BX, DX
+	MOVQ 16(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	MOVQ 40(AX), BX
+	TESTQ BX, BX
+	JZ skip775
+	MOVQ 40(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+
+skip775:
+	MOVQ 120(AX), BX
+	TESTQ BX, BX
+	JNZ ahead776
+	MOVQ DX, BX
+
+ahead776:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg777:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL rest778
+
+main780:
+	VMOVUPS (DX), Y12
+	VMOVUPS 32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 128(DX), Y12
+	VMOVUPS 160(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 256(DX), Y12
+	VMOVUPS 288(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 384(DX), Y12
+	VMOVUPS 416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	PREFETCHT1 (BX)
+	PREFETCHT1 64(BX)
+	ADDQ $+128, BX
+	ADDQ $+512, DX
+	SUBQ $+4, R13
+	JGE main780
+
+rest778:
+	ADDQ $+4, R13
+	JZ end779
+
+one781:
+	VMOVUPS (DX), Y12
+	VMOVUPS 32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	ADDQ $+128, DX
+	DECQ R13
+	JNZ one781
+
+end779:
+	ADDQ $+16, R9
+	DECQ R10
+	JNZ seg777
+	MOVQ BX, 120(AX)
+	TESTL $0x00000002, 132(AX)
+	JZ skip782
+	VBROADCASTSS 128(AX), Y12
+	VMULPS Y12, Y0, Y0
+	VMULPS Y12, Y1, Y1
+	VMULPS Y12, Y2, Y2
+	VMULPS Y12, Y3, Y3
+	VMULPS Y12, Y4, Y4
+	VMULPS Y12, Y5, Y5
+	VMULPS Y12, Y6, Y6
+	VMULPS Y12, Y7, Y7
+	VMULPS Y12, Y8, Y8
+	VMULPS Y12, Y9, Y9
+	VMULPS Y12, Y10, Y10
+	VMULPS Y12, Y11, Y11
+
+skip782:
+	TESTL $0x00000001, 132(AX)
+	JZ skip783
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip783:
+	MOVQ 24(AX), DX
+	TESTQ DX, DX
+	JZ skip784
+	MOVQ 24(AX), DX
+	MOVQ CX, BX
+	SHRQ $0x01, BX
+	SHLQ $0x07, BX
+	ADDQ BX, DX
+	MOVQ CX, BX
+	ANDQ $0x00000001, BX
+	SHLQ $0x06, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS Y12, Y0, Y0
+	VADDPS Y12, Y2, Y2
+	VADDPS Y12, Y4, Y4
+	VADDPS Y12, Y6, Y6
+	VADDPS Y12, Y8, Y8
+	VADDPS Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS Y12, Y1, Y1
+	VADDPS Y12, Y3, Y3
+	VADDPS Y12, Y5, Y5
+	VADDPS Y12, Y7, Y7
+	VADDPS Y12, Y9, Y9
+	VADDPS Y12, Y11, Y11
+
+skip784:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip785
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip785:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip773
+	JZ skip786
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -17850,285 +16562,89 @@ skip772:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip773:
+skip786:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y0, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y0, Y0
-	VMULPS Y1, Y1, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y1, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y10, Y10, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y10, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y10, Y10
-	VMULPS Y11, Y11, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y11, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y11, Y11
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000006, SI
+
+row787:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row787
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile761
+	JL tile774
 	VZEROUPPER
 	RET
 
@@ -18138,7 +16654,7 @@ TEXT ·mul_f32_any_6x32_swiglu_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile774:
+tile788:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -18177,7 +16693,7 @@ tile774:
 	PREFETCHT0 (BX)
 	MOVQ 40(AX), BX
 	TESTQ BX, BX
-	JZ skip775
+	JZ skip789
 	MOVQ 40(AX), BX
 	IMUL3Q $0x00000020, CX, SI
 	ADDQ SI, BX
@@ -18210,29 +16726,29 @@ tile774:
 	ADDQ SI, BX
 	PREFETCHT0 (BX)
 
-skip775:
+skip789:
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead776
+	JNZ ahead790
 	MOVQ DX, BX
 
-ahead776:
+ahead790:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg777:
+seg791:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL rest778
+	JL rest792
 
-main780:
+main794:
 	VMOVUPS (DX), Y12
 	VMOVUPS 64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -18326,13 +16842,13 @@ main780:
 	ADDQ $+128, BX
 	ADDQ $+512, DX
 	SUBQ $+4, R13
-	JGE main780
+	JGE main794
 
-rest778:
+rest792:
 	ADDQ $+4, R13
-	JZ end779
+	JZ end793
 
-one781:
+one795:
 	VMOVUPS (DX), Y12
 	VMOVUPS 64(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -18357,15 +16873,15 @@ one781:
 	ADDQ R8, R12
 	ADDQ $+128, DX
 	DECQ R13
-	JNZ one781
+	JNZ one795
 
-end779:
+end793:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg777
+	JNZ seg791
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip782
+	JZ skip796
 	VBROADCASTSS 128(AX), Y12
 	VMULPS Y12, Y0, Y0
 	VMULPS Y12, Y1, Y1
@@ -18380,9 +16896,9 @@ end779:
 	VMULPS Y12, Y10, Y10
 	VMULPS Y12, Y11, Y11
 
-skip782:
+skip796:
 	TESTL $0x00000001, 132(AX)
-	JZ skip783
+	JZ skip797
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -18415,10 +16931,10 @@ skip782:
 	ADDQ BX, DX
 	VADDPS (DX), Y11, Y11
 
-skip783:
+skip797:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip784
+	JZ skip798
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -18443,10 +16959,10 @@ skip783:
 	VADDPS Y12, Y9, Y9
 	VADDPS Y12, Y11, Y11
 
-skip784:
+skip798:
 	MOVQ 40(AX), DX
 	TESTQ DX, DX
-	JZ skip785
+	JZ skip799
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -18479,9 +16995,9 @@ skip784:
 	ADDQ BX, DX
 	VMOVUPS Y11, (DX)
 
-skip785:
+skip799:
 	TESTL $0x00000004, 132(AX)
-	JNZ skip786
+	JNZ skip800
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000020, CX, BX
 	ADDQ BX, DX
@@ -18612,12 +17128,12 @@ skip785:
 	VMULPS Y0, Y11, Y11
 	VMOVUPS Y11, (DX)
 
-skip786:
+skip800:
 	INCQ CX
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile774
+	JL tile788
 	VZEROUPPER
 	RET
 
@@ -18627,7 +17143,7 @@ TEXT ·mul_f32_any_6x48_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile787:
+tile801:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -18660,26 +17176,26 @@ tile787:
 	PREFETCHT0 (BX)
 	MOVQ 120(AX), BX
 	TESTQ BX, BX
-	JNZ ahead788
+	JNZ ahead802
 	MOVQ DX, BX
 
-ahead788:
+ahead802:
 	MOVQ 64(AX), SI
 	MOVQ 72(AX), R8
 	LEAQ (SI)(SI*2), DI
 	MOVQ 48(AX), R9
 	MOVQ 56(AX), R10
 
-seg789:
+seg803:
 	MOVQ (AX), R11
 	ADDQ (R9), R11
 	LEAQ (R11)(SI*4), R12
 	ADDQ SI, R12
 	MOVQ 8(R9), R13
 	SUBQ $+4, R13
-	JL rest790
+	JL rest804
 
-main792:
+main806:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -18773,13 +17289,13 @@ main792:
 	ADDQ $+128, BX
 	ADDQ $+768, DX
 	SUBQ $+4, R13
-	JGE main792
+	JGE main806
 
-rest790:
+rest804:
 	ADDQ $+4, R13
-	JZ end791
+	JZ end805
 
-one793:
+one807:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (R11), Y14
@@ -18804,410 +17320,33 @@ one793:
 	ADDQ R8, R12
 	ADDQ $+192, DX
 	DECQ R13
-	JNZ one793
+	JNZ one807
 
-end791:
+end805:
 	ADDQ $+16, R9
 	DECQ R10
-	JNZ seg789
+	JNZ seg803
 	MOVQ BX, 120(AX)
 	TESTL $0x00000002, 132(AX)
-	JZ skip794
-	VBROADCASTSS 128(AX), Y12
-	VMULPS Y12, Y0, Y0
-	VMULPS Y12, Y1, Y1
-	VMULPS Y12, Y2, Y2
-	VMULPS Y12, Y3, Y3
-	VMULPS Y12, Y4, Y4
-	VMULPS Y12, Y5, Y5
-	VMULPS Y12, Y6, Y6
-	VMULPS Y12, Y7, Y7
-	VMULPS Y12, Y8, Y8
-	VMULPS Y12, Y9, Y9
-	VMULPS Y12, Y10, Y10
-	VMULPS Y12, Y11, Y11
-
-skip794:
-	TESTL $0x00000001, 132(AX)
-	JZ skip795
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip795:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
-	JZ skip796
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS Y12, Y0, Y0
-	VADDPS Y12, Y2, Y2
-	VADDPS Y12, Y4, Y4
-	VADDPS Y12, Y6, Y6
-	VADDPS Y12, Y8, Y8
-	VADDPS Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS Y12, Y1, Y1
-	VADDPS Y12, Y3, Y3
-	VADDPS Y12, Y5, Y5
-	VADDPS Y12, Y7, Y7
-	VADDPS Y12, Y9, Y9
-	VADDPS Y12, Y11, Y11
-
-skip796:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
-	JZ skip797
-	MOVQ 32(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip797:
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VMOVUPS Y0, (DX)
-	VMOVUPS Y1, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y2, (DX)
-	VMOVUPS Y3, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y4, (DX)
-	VMOVUPS Y5, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y6, (DX)
-	VMOVUPS Y7, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y8, (DX)
-	VMOVUPS Y9, 32(DX)
-	ADDQ BX, DX
-	VMOVUPS Y10, (DX)
-	VMOVUPS Y11, 32(DX)
-	INCQ CX
-	MOVQ 104(AX), DX
-	LEAQ (DX)(DX*2), DX
-	CMPQ CX, DX
-	JL tile787
-	VZEROUPPER
-	RET
-
-// func mul_f32_any_6x48_gelu_avx2(a *byte)
-// Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
-	MOVQ a+0(FP), AX
-	XORQ CX, CX
-
-tile798:
-	VXORPS Y0, Y0, Y0
-	VXORPS Y1, Y1, Y1
-	VXORPS Y2, Y2, Y2
-	VXORPS Y3, Y3, Y3
-	VXORPS Y4, Y4, Y4
-	VXORPS Y5, Y5, Y5
-	VXORPS Y6, Y6, Y6
-	VXORPS Y7, Y7, Y7
-	VXORPS Y8, Y8, Y8
-	VXORPS Y9, Y9, Y9
-	VXORPS Y10, Y10, Y10
-	VXORPS Y11, Y11, Y11
-	MOVQ CX, DX
-	SHLQ $0x06, DX
-	ADDQ 8(AX), DX
-	MOVQ 16(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 80(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	MOVQ 40(AX), BX
-	TESTQ BX, BX
-	JZ skip799
-	MOVQ 40(AX), BX
-	IMUL3Q $0x00000040, CX, SI
-	ADDQ SI, BX
-	MOVQ 88(AX), SI
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-	ADDQ SI, BX
-	PREFETCHT0 (BX)
-
-skip799:
-	MOVQ 120(AX), BX
-	TESTQ BX, BX
-	JNZ ahead800
-	MOVQ DX, BX
-
-ahead800:
-	MOVQ 64(AX), SI
-	MOVQ 72(AX), R8
-	LEAQ (SI)(SI*2), DI
-	MOVQ 48(AX), R9
-	MOVQ 56(AX), R10
-
-seg801:
-	MOVQ (AX), R11
-	ADDQ (R9), R11
-	LEAQ (R11)(SI*4), R12
-	ADDQ SI, R12
-	MOVQ 8(R9), R13
-	SUBQ $+4, R13
-	JL rest802
-
-main804:
-	VMOVUPS (DX), Y12
-	VMOVUPS 32(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 192(DX), Y12
-	VMOVUPS 224(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 384(DX), Y12
-	VMOVUPS 416(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	VMOVUPS 576(DX), Y12
-	VMOVUPS 608(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	PREFETCHT1 (BX)
-	PREFETCHT1 64(BX)
-	ADDQ $+128, BX
-	ADDQ $+768, DX
-	SUBQ $+4, R13
-	JGE main804
-
-rest802:
-	ADDQ $+4, R13
-	JZ end803
-
-one805:
-	VMOVUPS (DX), Y12
-	VMOVUPS 32(DX), Y13
-	VBROADCASTSS (R11), Y14
-	VFMADD231PS Y12, Y14, Y0
-	VFMADD231PS Y13, Y14, Y1
-	VBROADCASTSS (R11)(SI*1), Y14
-	VFMADD231PS Y12, Y14, Y2
-	VFMADD231PS Y13, Y14, Y3
-	VBROADCASTSS (R11)(SI*2), Y14
-	VFMADD231PS Y12, Y14, Y4
-	VFMADD231PS Y13, Y14, Y5
-	VBROADCASTSS (R11)(DI*1), Y14
-	VFMADD231PS Y12, Y14, Y6
-	VFMADD231PS Y13, Y14, Y7
-	VBROADCASTSS (R11)(SI*4), Y14
-	VFMADD231PS Y12, Y14, Y8
-	VFMADD231PS Y13, Y14, Y9
-	VBROADCASTSS (R12), Y14
-	VFMADD231PS Y12, Y14, Y10
-	VFMADD231PS Y13, Y14, Y11
-	ADDQ R8, R11
-	ADDQ R8, R12
-	ADDQ $+192, DX
-	DECQ R13
-	JNZ one805
-
-end803:
-	ADDQ $+16, R9
-	DECQ R10
-	JNZ seg801
-	MOVQ BX, 120(AX)
-	TESTL $0x00000002, 132(AX)
-	JZ skip806
-	VBROADCASTSS 128(AX), Y12
-	VMULPS Y12, Y0, Y0
-	VMULPS Y12, Y1, Y1
-	VMULPS Y12, Y2, Y2
-	VMULPS Y12, Y3, Y3
-	VMULPS Y12, Y4, Y4
-	VMULPS Y12, Y5, Y5
-	VMULPS Y12, Y6, Y6
-	VMULPS Y12, Y7, Y7
-	VMULPS Y12, Y8, Y8
-	VMULPS Y12, Y9, Y9
-	VMULPS Y12, Y10, Y10
-	VMULPS Y12, Y11, Y11
-
-skip806:
-	TESTL $0x00000001, 132(AX)
-	JZ skip807
-	MOVQ 16(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	MOVQ 80(AX), BX
-	VADDPS (DX), Y0, Y0
-	VADDPS 32(DX), Y1, Y1
-	ADDQ BX, DX
-	VADDPS (DX), Y2, Y2
-	VADDPS 32(DX), Y3, Y3
-	ADDQ BX, DX
-	VADDPS (DX), Y4, Y4
-	VADDPS 32(DX), Y5, Y5
-	ADDQ BX, DX
-	VADDPS (DX), Y6, Y6
-	VADDPS 32(DX), Y7, Y7
-	ADDQ BX, DX
-	VADDPS (DX), Y8, Y8
-	VADDPS 32(DX), Y9, Y9
-	ADDQ BX, DX
-	VADDPS (DX), Y10, Y10
-	VADDPS 32(DX), Y11, Y11
-
-skip807:
-	MOVQ 24(AX), DX
-	TESTQ DX, DX
 	JZ skip808
-	MOVQ 24(AX), DX
-	IMUL3Q $0x00000040, CX, BX
-	ADDQ BX, DX
-	VMOVUPS (DX), Y12
-	VADDPS Y12, Y0, Y0
-	VADDPS Y12, Y2, Y2
-	VADDPS Y12, Y4, Y4
-	VADDPS Y12, Y6, Y6
-	VADDPS Y12, Y8, Y8
-	VADDPS Y12, Y10, Y10
-	VMOVUPS 32(DX), Y12
-	VADDPS Y12, Y1, Y1
-	VADDPS Y12, Y3, Y3
-	VADDPS Y12, Y5, Y5
-	VADDPS Y12, Y7, Y7
-	VADDPS Y12, Y9, Y9
-	VADDPS Y12, Y11, Y11
+	VBROADCASTSS 128(AX), Y12
+	VMULPS Y12, Y0, Y0
+	VMULPS Y12, Y1, Y1
+	VMULPS Y12, Y2, Y2
+	VMULPS Y12, Y3, Y3
+	VMULPS Y12, Y4, Y4
+	VMULPS Y12, Y5, Y5
+	VMULPS Y12, Y6, Y6
+	VMULPS Y12, Y7, Y7
+	VMULPS Y12, Y8, Y8
+	VMULPS Y12, Y9, Y9
+	VMULPS Y12, Y10, Y10
+	VMULPS Y12, Y11, Y11
 
 skip808:
-	MOVQ 32(AX), DX
-	TESTQ DX, DX
+	TESTL $0x00000001, 132(AX)
 	JZ skip809
-	MOVQ 32(AX), DX
+	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
@@ -19230,9 +17369,386 @@ skip808:
 	VADDPS 32(DX), Y11, Y11
 
 skip809:
-	MOVQ 40(AX), DX
+	MOVQ 24(AX), DX
 	TESTQ DX, DX
 	JZ skip810
+	MOVQ 24(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS Y12, Y0, Y0
+	VADDPS Y12, Y2, Y2
+	VADDPS Y12, Y4, Y4
+	VADDPS Y12, Y6, Y6
+	VADDPS Y12, Y8, Y8
+	VADDPS Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS Y12, Y1, Y1
+	VADDPS Y12, Y3, Y3
+	VADDPS Y12, Y5, Y5
+	VADDPS Y12, Y7, Y7
+	VADDPS Y12, Y9, Y9
+	VADDPS Y12, Y11, Y11
+
+skip810:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip811
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip811:
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y2, (DX)
+	VMOVUPS Y3, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y4, (DX)
+	VMOVUPS Y5, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y6, (DX)
+	VMOVUPS Y7, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y8, (DX)
+	VMOVUPS Y9, 32(DX)
+	ADDQ BX, DX
+	VMOVUPS Y10, (DX)
+	VMOVUPS Y11, 32(DX)
+	INCQ CX
+	MOVQ 104(AX), DX
+	LEAQ (DX)(DX*2), DX
+	CMPQ CX, DX
+	JL tile801
+	VZEROUPPER
+	RET
+
+// func mul_f32_any_6x48_gelu_avx2(a *byte)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mul_f32_any_6x48_gelu_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	XORQ CX, CX
+
+tile812:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ CX, DX
+	SHLQ $0x06, DX
+	ADDQ 8(AX), DX
+	MOVQ 16(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 80(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	MOVQ 40(AX), BX
+	TESTQ BX, BX
+	JZ skip813
+	MOVQ 40(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, BX
+	MOVQ 88(AX), SI
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+	ADDQ SI, BX
+	PREFETCHT0 (BX)
+
+skip813:
+	MOVQ 120(AX), BX
+	TESTQ BX, BX
+	JNZ ahead814
+	MOVQ DX, BX
+
+ahead814:
+	MOVQ 64(AX), SI
+	MOVQ 72(AX), R8
+	LEAQ (SI)(SI*2), DI
+	MOVQ 48(AX), R9
+	MOVQ 56(AX), R10
+
+seg815:
+	MOVQ (AX), R11
+	ADDQ (R9), R11
+	LEAQ (R11)(SI*4), R12
+	ADDQ SI, R12
+	MOVQ 8(R9), R13
+	SUBQ $+4, R13
+	JL rest816
+
+main818:
+	VMOVUPS (DX), Y12
+	VMOVUPS 32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 192(DX), Y12
+	VMOVUPS 224(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 384(DX), Y12
+	VMOVUPS 416(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	VMOVUPS 576(DX), Y12
+	VMOVUPS 608(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	PREFETCHT1 (BX)
+	PREFETCHT1 64(BX)
+	ADDQ $+128, BX
+	ADDQ $+768, DX
+	SUBQ $+4, R13
+	JGE main818
+
+rest816:
+	ADDQ $+4, R13
+	JZ end817
+
+one819:
+	VMOVUPS (DX), Y12
+	VMOVUPS 32(DX), Y13
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS Y12, Y14, Y0
+	VFMADD231PS Y13, Y14, Y1
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS Y12, Y14, Y2
+	VFMADD231PS Y13, Y14, Y3
+	VBROADCASTSS (R11)(SI*2), Y14
+	VFMADD231PS Y12, Y14, Y4
+	VFMADD231PS Y13, Y14, Y5
+	VBROADCASTSS (R11)(DI*1), Y14
+	VFMADD231PS Y12, Y14, Y6
+	VFMADD231PS Y13, Y14, Y7
+	VBROADCASTSS (R11)(SI*4), Y14
+	VFMADD231PS Y12, Y14, Y8
+	VFMADD231PS Y13, Y14, Y9
+	VBROADCASTSS (R12), Y14
+	VFMADD231PS Y12, Y14, Y10
+	VFMADD231PS Y13, Y14, Y11
+	ADDQ R8, R11
+	ADDQ R8, R12
+	ADDQ $+192, DX
+	DECQ R13
+	JNZ one819
+
+end817:
+	ADDQ $+16, R9
+	DECQ R10
+	JNZ seg815
+	MOVQ BX, 120(AX)
+	TESTL $0x00000002, 132(AX)
+	JZ skip820
+	VBROADCASTSS 128(AX), Y12
+	VMULPS Y12, Y0, Y0
+	VMULPS Y12, Y1, Y1
+	VMULPS Y12, Y2, Y2
+	VMULPS Y12, Y3, Y3
+	VMULPS Y12, Y4, Y4
+	VMULPS Y12, Y5, Y5
+	VMULPS Y12, Y6, Y6
+	VMULPS Y12, Y7, Y7
+	VMULPS Y12, Y8, Y8
+	VMULPS Y12, Y9, Y9
+	VMULPS Y12, Y10, Y10
+	VMULPS Y12, Y11, Y11
+
+skip820:
+	TESTL $0x00000001, 132(AX)
+	JZ skip821
+	MOVQ 16(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip821:
+	MOVQ 24(AX), DX
+	TESTQ DX, DX
+	JZ skip822
+	MOVQ 24(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	VMOVUPS (DX), Y12
+	VADDPS Y12, Y0, Y0
+	VADDPS Y12, Y2, Y2
+	VADDPS Y12, Y4, Y4
+	VADDPS Y12, Y6, Y6
+	VADDPS Y12, Y8, Y8
+	VADDPS Y12, Y10, Y10
+	VMOVUPS 32(DX), Y12
+	VADDPS Y12, Y1, Y1
+	VADDPS Y12, Y3, Y3
+	VADDPS Y12, Y5, Y5
+	VADDPS Y12, Y7, Y7
+	VADDPS Y12, Y9, Y9
+	VADDPS Y12, Y11, Y11
+
+skip822:
+	MOVQ 32(AX), DX
+	TESTQ DX, DX
+	JZ skip823
+	MOVQ 32(AX), DX
+	IMUL3Q $0x00000040, CX, BX
+	ADDQ BX, DX
+	MOVQ 80(AX), BX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	ADDQ BX, DX
+	VADDPS (DX), Y2, Y2
+	VADDPS 32(DX), Y3, Y3
+	ADDQ BX, DX
+	VADDPS (DX), Y4, Y4
+	VADDPS 32(DX), Y5, Y5
+	ADDQ BX, DX
+	VADDPS (DX), Y6, Y6
+	VADDPS 32(DX), Y7, Y7
+	ADDQ BX, DX
+	VADDPS (DX), Y8, Y8
+	VADDPS 32(DX), Y9, Y9
+	ADDQ BX, DX
+	VADDPS (DX), Y10, Y10
+	VADDPS 32(DX), Y11, Y11
+
+skip823:
+	MOVQ 40(AX), DX
+	TESTQ DX, DX
+	JZ skip824
 	MOVQ 40(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19255,285 +17771,89 @@ skip809:
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
 
-skip810:
+skip824:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS Y0, Y0, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y0, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y0, Y0
-	VMULPS Y1, Y1, Y12
-	VMULPS constants_avx2<>+32(SB), Y12, Y12
-	VADDPS constants_avx2<>+64(SB), Y12, Y12
-	VMULPS Y1, Y12, Y12
-	VMINPS constants_avx2<>+96(SB), Y12, Y12
-	VMAXPS constants_avx2<>+128(SB), Y12, Y12
-	VROUNDPS $0x08, Y12, Y13
-	VSUBPS Y13, Y12, Y12
-	VMOVUPS constants_avx2<>+160(SB), Y14
-	VFMADD213PS constants_avx2<>+192(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+224(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+256(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+288(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+320(SB), Y12, Y14
-	VFMADD213PS constants_avx2<>+352(SB), Y12, Y14
-	VCVTPS2DQ Y13, Y13
-	VPSLLD $0x17, Y13, Y13
-	VPADDD Y13, Y14, Y14
-	VMOVAPS Y14, Y12
-	VADDPS constants_avx2<>+352(SB), Y12, Y12
-	VDIVPS Y12, Y1, Y1
 	VMOVUPS Y0, (DX)
 	VMOVUPS Y1, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y2, Y2, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y2, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y2, Y2
-	VMULPS Y3, Y3, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y3, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y12
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y12
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y12
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y12, Y12
-	VMOVAPS Y12, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y3, Y3
 	VMOVUPS Y2, (DX)
 	VMOVUPS Y3, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y4, Y4, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y4, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y4, Y4
-	VMULPS Y5, Y5, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y5, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y5, Y5
 	VMOVUPS Y4, (DX)
 	VMOVUPS Y5, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y6, Y6, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y6, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y6, Y6
-	VMULPS Y7, Y7, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y7, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y7, Y7
 	VMOVUPS Y6, (DX)
 	VMOVUPS Y7, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y8, Y8, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y8, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y8, Y8
-	VMULPS Y9, Y9, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y9, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y9, Y9
 	VMOVUPS Y8, (DX)
 	VMOVUPS Y9, 32(DX)
 	ADDQ BX, DX
-	VMULPS Y10, Y10, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y10, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y10, Y10
-	VMULPS Y11, Y11, Y0
-	VMULPS constants_avx2<>+32(SB), Y0, Y0
-	VADDPS constants_avx2<>+64(SB), Y0, Y0
-	VMULPS Y11, Y0, Y0
-	VMINPS constants_avx2<>+96(SB), Y0, Y0
-	VMAXPS constants_avx2<>+128(SB), Y0, Y0
-	VROUNDPS $0x08, Y0, Y1
-	VSUBPS Y1, Y0, Y0
-	VMOVUPS constants_avx2<>+160(SB), Y2
-	VFMADD213PS constants_avx2<>+192(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+224(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+256(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+288(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+320(SB), Y0, Y2
-	VFMADD213PS constants_avx2<>+352(SB), Y0, Y2
-	VCVTPS2DQ Y1, Y1
-	VPSLLD $0x17, Y1, Y1
-	VPADDD Y1, Y2, Y2
-	VMOVAPS Y2, Y0
-	VADDPS constants_avx2<>+352(SB), Y0, Y0
-	VDIVPS Y0, Y11, Y11
 	VMOVUPS Y10, (DX)
 	VMOVUPS Y11, 32(DX)
+	MOVQ 16(AX), DX
+	MOVQ 80(AX), BX
+	IMUL3Q $0x00000040, CX, SI
+	ADDQ SI, DX
+	MOVQ $0x00000006, SI
+
+row825:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VMULPS Y0, Y0, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y0, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y0, Y0
+	VMULPS Y1, Y1, Y2
+	VMULPS constants_avx2<>+32(SB), Y2, Y2
+	VADDPS constants_avx2<>+64(SB), Y2, Y2
+	VMULPS Y1, Y2, Y2
+	VMINPS constants_avx2<>+96(SB), Y2, Y2
+	VMAXPS constants_avx2<>+128(SB), Y2, Y2
+	VROUNDPS $0x08, Y2, Y3
+	VSUBPS Y3, Y2, Y2
+	VMOVUPS constants_avx2<>+160(SB), Y4
+	VFMADD213PS constants_avx2<>+192(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+224(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+256(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+288(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+320(SB), Y2, Y4
+	VFMADD213PS constants_avx2<>+352(SB), Y2, Y4
+	VCVTPS2DQ Y3, Y3
+	VPSLLD $0x17, Y3, Y3
+	VPADDD Y3, Y4, Y4
+	VMOVAPS Y4, Y2
+	VADDPS constants_avx2<>+352(SB), Y2, Y2
+	VDIVPS Y2, Y1, Y1
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	ADDQ BX, DX
+	DECQ SI
+	JNZ row825
 	INCQ CX
 	MOVQ 104(AX), DX
 	LEAQ (DX)(DX*2), DX
 	CMPQ CX, DX
-	JL tile798
+	JL tile812
 	VZEROUPPER
 	RET
 
@@ -19543,7 +17863,7 @@ TEXT ·mul_f32_strip_1x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile811:
+tile826:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ CX, DX
@@ -19558,9 +17878,9 @@ tile811:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest812
+	JL rest827
 
-main814:
+main829:
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -19584,13 +17904,13 @@ main814:
 	ADDQ $+256, DX
 	ADDQ $+16, BX
 	SUBQ $+4, SI
-	JGE main814
+	JGE main829
 
-rest812:
+rest827:
 	ADDQ $+4, SI
-	JZ end813
+	JZ end828
 
-one815:
+one830:
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -19599,28 +17919,28 @@ one815:
 	ADDQ $+64, DX
 	ADDQ $+4, BX
 	DECQ SI
-	JNZ one815
+	JNZ one830
 
-end813:
+end828:
 	TESTL $0x00000002, 132(AX)
-	JZ skip816
+	JZ skip831
 	VBROADCASTSS 128(AX), Y2
 	VMULPS Y2, Y0, Y0
 	VMULPS Y2, Y1, Y1
 
-skip816:
+skip831:
 	TESTL $0x00000001, 132(AX)
-	JZ skip817
+	JZ skip832
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip817:
+skip832:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip818
+	JZ skip833
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19629,17 +17949,17 @@ skip817:
 	VMOVUPS 32(DX), Y2
 	VADDPS Y2, Y1, Y1
 
-skip818:
+skip833:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip819
+	JZ skip834
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip819:
+skip834:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19648,7 +17968,7 @@ skip819:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile811
+	JL tile826
 	VZEROUPPER
 	RET
 
@@ -19658,7 +17978,7 @@ TEXT ·mul_f32_strip_1x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile820:
+tile835:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	MOVQ CX, DX
@@ -19678,9 +17998,9 @@ tile820:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest821
+	JL rest836
 
-main823:
+main838:
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -19704,13 +18024,13 @@ main823:
 	ADDQ $+512, DX
 	ADDQ $+16, BX
 	SUBQ $+4, SI
-	JGE main823
+	JGE main838
 
-rest821:
+rest836:
 	ADDQ $+4, SI
-	JZ end822
+	JZ end837
 
-one824:
+one839:
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
 	VBROADCASTSS (BX), Y4
@@ -19719,28 +18039,28 @@ one824:
 	ADDQ $+128, DX
 	ADDQ $+4, BX
 	DECQ SI
-	JNZ one824
+	JNZ one839
 
-end822:
+end837:
 	TESTL $0x00000002, 132(AX)
-	JZ skip825
+	JZ skip840
 	VBROADCASTSS 128(AX), Y2
 	VMULPS Y2, Y0, Y0
 	VMULPS Y2, Y1, Y1
 
-skip825:
+skip840:
 	TESTL $0x00000001, 132(AX)
-	JZ skip826
+	JZ skip841
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip826:
+skip841:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip827
+	JZ skip842
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -19755,17 +18075,17 @@ skip826:
 	VMOVUPS 32(DX), Y2
 	VADDPS Y2, Y1, Y1
 
-skip827:
+skip842:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip828
+	JZ skip843
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	VADDPS (DX), Y0, Y0
 	VADDPS 32(DX), Y1, Y1
 
-skip828:
+skip843:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19775,7 +18095,7 @@ skip828:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile820
+	JL tile835
 	VZEROUPPER
 	RET
 
@@ -19785,7 +18105,7 @@ TEXT ·mul_f32_strip_2x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile829:
+tile844:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -19805,9 +18125,9 @@ tile829:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest830
+	JL rest845
 
-main832:
+main847:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -19843,13 +18163,13 @@ main832:
 	ADDQ $+256, DX
 	ADDQ $+32, BX
 	SUBQ $+4, SI
-	JGE main832
+	JGE main847
 
-rest830:
+rest845:
 	ADDQ $+4, SI
-	JZ end831
+	JZ end846
 
-one833:
+one848:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -19861,20 +18181,20 @@ one833:
 	ADDQ $+64, DX
 	ADDQ $+8, BX
 	DECQ SI
-	JNZ one833
+	JNZ one848
 
-end831:
+end846:
 	TESTL $0x00000002, 132(AX)
-	JZ skip834
+	JZ skip849
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip834:
+skip849:
 	TESTL $0x00000001, 132(AX)
-	JZ skip835
+	JZ skip850
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19885,10 +18205,10 @@ skip834:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip835:
+skip850:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip836
+	JZ skip851
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19899,10 +18219,10 @@ skip835:
 	VADDPS Y4, Y1, Y1
 	VADDPS Y4, Y3, Y3
 
-skip836:
+skip851:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip837
+	JZ skip852
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19913,7 +18233,7 @@ skip836:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip837:
+skip852:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -19926,7 +18246,7 @@ skip837:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile829
+	JL tile844
 	VZEROUPPER
 	RET
 
@@ -19936,7 +18256,7 @@ TEXT ·mul_f32_strip_2x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile838:
+tile853:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -19961,9 +18281,9 @@ tile838:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest839
+	JL rest854
 
-main841:
+main856:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -19999,13 +18319,13 @@ main841:
 	ADDQ $+512, DX
 	ADDQ $+32, BX
 	SUBQ $+4, SI
-	JGE main841
+	JGE main856
 
-rest839:
+rest854:
 	ADDQ $+4, SI
-	JZ end840
+	JZ end855
 
-one842:
+one857:
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VBROADCASTSS (BX), Y6
@@ -20017,20 +18337,20 @@ one842:
 	ADDQ $+128, DX
 	ADDQ $+8, BX
 	DECQ SI
-	JNZ one842
+	JNZ one857
 
-end840:
+end855:
 	TESTL $0x00000002, 132(AX)
-	JZ skip843
+	JZ skip858
 	VBROADCASTSS 128(AX), Y4
 	VMULPS Y4, Y0, Y0
 	VMULPS Y4, Y1, Y1
 	VMULPS Y4, Y2, Y2
 	VMULPS Y4, Y3, Y3
 
-skip843:
+skip858:
 	TESTL $0x00000001, 132(AX)
-	JZ skip844
+	JZ skip859
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20041,10 +18361,10 @@ skip843:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip844:
+skip859:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip845
+	JZ skip860
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -20061,10 +18381,10 @@ skip844:
 	VADDPS Y4, Y1, Y1
 	VADDPS Y4, Y3, Y3
 
-skip845:
+skip860:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip846
+	JZ skip861
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20075,7 +18395,7 @@ skip845:
 	VADDPS (DX), Y2, Y2
 	VADDPS 32(DX), Y3, Y3
 
-skip846:
+skip861:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20089,7 +18409,7 @@ skip846:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile838
+	JL tile853
 	VZEROUPPER
 	RET
 
@@ -20099,7 +18419,7 @@ TEXT ·mul_f32_strip_3x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile847:
+tile862:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -20123,9 +18443,9 @@ tile847:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest848
+	JL rest863
 
-main850:
+main865:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -20173,13 +18493,13 @@ main850:
 	ADDQ $+256, DX
 	ADDQ $+48, BX
 	SUBQ $+4, SI
-	JGE main850
+	JGE main865
 
-rest848:
+rest863:
 	ADDQ $+4, SI
-	JZ end849
+	JZ end864
 
-one851:
+one866:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -20194,11 +18514,11 @@ one851:
 	ADDQ $+64, DX
 	ADDQ $+12, BX
 	DECQ SI
-	JNZ one851
+	JNZ one866
 
-end849:
+end864:
 	TESTL $0x00000002, 132(AX)
-	JZ skip852
+	JZ skip867
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -20207,9 +18527,9 @@ end849:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip852:
+skip867:
 	TESTL $0x00000001, 132(AX)
-	JZ skip853
+	JZ skip868
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20223,10 +18543,10 @@ skip852:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip853:
+skip868:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip854
+	JZ skip869
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20239,10 +18559,10 @@ skip853:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip854:
+skip869:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip855
+	JZ skip870
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20256,7 +18576,7 @@ skip854:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip855:
+skip870:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20272,7 +18592,7 @@ skip855:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile847
+	JL tile862
 	VZEROUPPER
 	RET
 
@@ -20282,7 +18602,7 @@ TEXT ·mul_f32_strip_3x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile856:
+tile871:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -20311,9 +18631,9 @@ tile856:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest857
+	JL rest872
 
-main859:
+main874:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -20361,13 +18681,13 @@ main859:
 	ADDQ $+512, DX
 	ADDQ $+48, BX
 	SUBQ $+4, SI
-	JGE main859
+	JGE main874
 
-rest857:
+rest872:
 	ADDQ $+4, SI
-	JZ end858
+	JZ end873
 
-one860:
+one875:
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VBROADCASTSS (BX), Y8
@@ -20382,11 +18702,11 @@ one860:
 	ADDQ $+128, DX
 	ADDQ $+12, BX
 	DECQ SI
-	JNZ one860
+	JNZ one875
 
-end858:
+end873:
 	TESTL $0x00000002, 132(AX)
-	JZ skip861
+	JZ skip876
 	VBROADCASTSS 128(AX), Y6
 	VMULPS Y6, Y0, Y0
 	VMULPS Y6, Y1, Y1
@@ -20395,9 +18715,9 @@ end858:
 	VMULPS Y6, Y4, Y4
 	VMULPS Y6, Y5, Y5
 
-skip861:
+skip876:
 	TESTL $0x00000001, 132(AX)
-	JZ skip862
+	JZ skip877
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20411,10 +18731,10 @@ skip861:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip862:
+skip877:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip863
+	JZ skip878
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -20433,10 +18753,10 @@ skip862:
 	VADDPS Y6, Y3, Y3
 	VADDPS Y6, Y5, Y5
 
-skip863:
+skip878:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip864
+	JZ skip879
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20450,7 +18770,7 @@ skip863:
 	VADDPS (DX), Y4, Y4
 	VADDPS 32(DX), Y5, Y5
 
-skip864:
+skip879:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20467,7 +18787,7 @@ skip864:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile856
+	JL tile871
 	VZEROUPPER
 	RET
 
@@ -20477,7 +18797,7 @@ TEXT ·mul_f32_strip_4x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile865:
+tile880:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -20505,9 +18825,9 @@ tile865:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest866
+	JL rest881
 
-main868:
+main883:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -20567,13 +18887,13 @@ main868:
 	ADDQ $+256, DX
 	ADDQ $+64, BX
 	SUBQ $+4, SI
-	JGE main868
+	JGE main883
 
-rest866:
+rest881:
 	ADDQ $+4, SI
-	JZ end867
+	JZ end882
 
-one869:
+one884:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -20591,11 +18911,11 @@ one869:
 	ADDQ $+64, DX
 	ADDQ $+16, BX
 	DECQ SI
-	JNZ one869
+	JNZ one884
 
-end867:
+end882:
 	TESTL $0x00000002, 132(AX)
-	JZ skip870
+	JZ skip885
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -20606,9 +18926,9 @@ end867:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip870:
+skip885:
 	TESTL $0x00000001, 132(AX)
-	JZ skip871
+	JZ skip886
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20625,10 +18945,10 @@ skip870:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip871:
+skip886:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip872
+	JZ skip887
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20643,10 +18963,10 @@ skip871:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip872:
+skip887:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip873
+	JZ skip888
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20663,7 +18983,7 @@ skip872:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip873:
+skip888:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20682,7 +19002,7 @@ skip873:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile865
+	JL tile880
 	VZEROUPPER
 	RET
 
@@ -20692,7 +19012,7 @@ TEXT ·mul_f32_strip_4x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile874:
+tile889:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -20725,9 +19045,9 @@ tile874:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest875
+	JL rest890
 
-main877:
+main892:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -20787,13 +19107,13 @@ main877:
 	ADDQ $+512, DX
 	ADDQ $+64, BX
 	SUBQ $+4, SI
-	JGE main877
+	JGE main892
 
-rest875:
+rest890:
 	ADDQ $+4, SI
-	JZ end876
+	JZ end891
 
-one878:
+one893:
 	VMOVUPS (DX), Y8
 	VMOVUPS 32(DX), Y9
 	VBROADCASTSS (BX), Y10
@@ -20811,11 +19131,11 @@ one878:
 	ADDQ $+128, DX
 	ADDQ $+16, BX
 	DECQ SI
-	JNZ one878
+	JNZ one893
 
-end876:
+end891:
 	TESTL $0x00000002, 132(AX)
-	JZ skip879
+	JZ skip894
 	VBROADCASTSS 128(AX), Y8
 	VMULPS Y8, Y0, Y0
 	VMULPS Y8, Y1, Y1
@@ -20826,9 +19146,9 @@ end876:
 	VMULPS Y8, Y6, Y6
 	VMULPS Y8, Y7, Y7
 
-skip879:
+skip894:
 	TESTL $0x00000001, 132(AX)
-	JZ skip880
+	JZ skip895
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20845,10 +19165,10 @@ skip879:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip880:
+skip895:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip881
+	JZ skip896
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -20869,10 +19189,10 @@ skip880:
 	VADDPS Y8, Y5, Y5
 	VADDPS Y8, Y7, Y7
 
-skip881:
+skip896:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip882
+	JZ skip897
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20889,7 +19209,7 @@ skip881:
 	VADDPS (DX), Y6, Y6
 	VADDPS 32(DX), Y7, Y7
 
-skip882:
+skip897:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -20909,7 +19229,7 @@ skip882:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile874
+	JL tile889
 	VZEROUPPER
 	RET
 
@@ -20919,7 +19239,7 @@ TEXT ·mul_f32_strip_5x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile883:
+tile898:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -20951,9 +19271,9 @@ tile883:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest884
+	JL rest899
 
-main886:
+main901:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -21025,13 +19345,13 @@ main886:
 	ADDQ $+256, DX
 	ADDQ $+80, BX
 	SUBQ $+4, SI
-	JGE main886
+	JGE main901
 
-rest884:
+rest899:
 	ADDQ $+4, SI
-	JZ end885
+	JZ end900
 
-one887:
+one902:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -21052,11 +19372,11 @@ one887:
 	ADDQ $+64, DX
 	ADDQ $+20, BX
 	DECQ SI
-	JNZ one887
+	JNZ one902
 
-end885:
+end900:
 	TESTL $0x00000002, 132(AX)
-	JZ skip888
+	JZ skip903
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -21069,9 +19389,9 @@ end885:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip888:
+skip903:
 	TESTL $0x00000001, 132(AX)
-	JZ skip889
+	JZ skip904
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21091,10 +19411,10 @@ skip888:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip889:
+skip904:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip890
+	JZ skip905
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21111,10 +19431,10 @@ skip889:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip890:
+skip905:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip891
+	JZ skip906
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21134,7 +19454,7 @@ skip890:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip891:
+skip906:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21156,7 +19476,7 @@ skip891:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile883
+	JL tile898
 	VZEROUPPER
 	RET
 
@@ -21166,7 +19486,7 @@ TEXT ·mul_f32_strip_5x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile892:
+tile907:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -21203,9 +19523,9 @@ tile892:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest893
+	JL rest908
 
-main895:
+main910:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -21277,13 +19597,13 @@ main895:
 	ADDQ $+512, DX
 	ADDQ $+80, BX
 	SUBQ $+4, SI
-	JGE main895
+	JGE main910
 
-rest893:
+rest908:
 	ADDQ $+4, SI
-	JZ end894
+	JZ end909
 
-one896:
+one911:
 	VMOVUPS (DX), Y10
 	VMOVUPS 32(DX), Y11
 	VBROADCASTSS (BX), Y12
@@ -21304,11 +19624,11 @@ one896:
 	ADDQ $+128, DX
 	ADDQ $+20, BX
 	DECQ SI
-	JNZ one896
+	JNZ one911
 
-end894:
+end909:
 	TESTL $0x00000002, 132(AX)
-	JZ skip897
+	JZ skip912
 	VBROADCASTSS 128(AX), Y10
 	VMULPS Y10, Y0, Y0
 	VMULPS Y10, Y1, Y1
@@ -21321,9 +19641,9 @@ end894:
 	VMULPS Y10, Y8, Y8
 	VMULPS Y10, Y9, Y9
 
-skip897:
+skip912:
 	TESTL $0x00000001, 132(AX)
-	JZ skip898
+	JZ skip913
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21343,10 +19663,10 @@ skip897:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip898:
+skip913:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip899
+	JZ skip914
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -21369,10 +19689,10 @@ skip898:
 	VADDPS Y10, Y7, Y7
 	VADDPS Y10, Y9, Y9
 
-skip899:
+skip914:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip900
+	JZ skip915
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21392,7 +19712,7 @@ skip899:
 	VADDPS (DX), Y8, Y8
 	VADDPS 32(DX), Y9, Y9
 
-skip900:
+skip915:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21415,7 +19735,7 @@ skip900:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile892
+	JL tile907
 	VZEROUPPER
 	RET
 
@@ -21425,7 +19745,7 @@ TEXT ·mul_f32_strip_6x16_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile901:
+tile916:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -21461,9 +19781,9 @@ tile901:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest902
+	JL rest917
 
-main904:
+main919:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -21547,13 +19867,13 @@ main904:
 	ADDQ $+256, DX
 	ADDQ $+96, BX
 	SUBQ $+4, SI
-	JGE main904
+	JGE main919
 
-rest902:
+rest917:
 	ADDQ $+4, SI
-	JZ end903
+	JZ end918
 
-one905:
+one920:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -21577,11 +19897,11 @@ one905:
 	ADDQ $+64, DX
 	ADDQ $+24, BX
 	DECQ SI
-	JNZ one905
+	JNZ one920
 
-end903:
+end918:
 	TESTL $0x00000002, 132(AX)
-	JZ skip906
+	JZ skip921
 	VBROADCASTSS 128(AX), Y12
 	VMULPS Y12, Y0, Y0
 	VMULPS Y12, Y1, Y1
@@ -21596,9 +19916,9 @@ end903:
 	VMULPS Y12, Y10, Y10
 	VMULPS Y12, Y11, Y11
 
-skip906:
+skip921:
 	TESTL $0x00000001, 132(AX)
-	JZ skip907
+	JZ skip922
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21621,10 +19941,10 @@ skip906:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip907:
+skip922:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip908
+	JZ skip923
 	MOVQ 24(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21643,10 +19963,10 @@ skip907:
 	VADDPS Y12, Y9, Y9
 	VADDPS Y12, Y11, Y11
 
-skip908:
+skip923:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip909
+	JZ skip924
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21669,7 +19989,7 @@ skip908:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip909:
+skip924:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21694,7 +20014,7 @@ skip909:
 	INCQ CX
 	MOVQ 104(AX), DX
 	CMPQ CX, DX
-	JL tile901
+	JL tile916
 	VZEROUPPER
 	RET
 
@@ -21704,7 +20024,7 @@ TEXT ·mul_f32_strip_6x32_avx2(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	XORQ CX, CX
 
-tile910:
+tile925:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -21745,9 +20065,9 @@ tile910:
 	MOVQ 48(AX), SI
 	MOVQ 8(SI), SI
 	SUBQ $+4, SI
-	JL rest911
+	JL rest926
 
-main913:
+main928:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -21831,13 +20151,13 @@ main913:
 	ADDQ $+512, DX
 	ADDQ $+96, BX
 	SUBQ $+4, SI
-	JGE main913
+	JGE main928
 
-rest911:
+rest926:
 	ADDQ $+4, SI
-	JZ end912
+	JZ end927
 
-one914:
+one929:
 	VMOVUPS (DX), Y12
 	VMOVUPS 32(DX), Y13
 	VBROADCASTSS (BX), Y14
@@ -21861,11 +20181,11 @@ one914:
 	ADDQ $+128, DX
 	ADDQ $+24, BX
 	DECQ SI
-	JNZ one914
+	JNZ one929
 
-end912:
+end927:
 	TESTL $0x00000002, 132(AX)
-	JZ skip915
+	JZ skip930
 	VBROADCASTSS 128(AX), Y12
 	VMULPS Y12, Y0, Y0
 	VMULPS Y12, Y1, Y1
@@ -21880,9 +20200,9 @@ end912:
 	VMULPS Y12, Y10, Y10
 	VMULPS Y12, Y11, Y11
 
-skip915:
+skip930:
 	TESTL $0x00000001, 132(AX)
-	JZ skip916
+	JZ skip931
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21905,10 +20225,10 @@ skip915:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip916:
+skip931:
 	MOVQ 24(AX), DX
 	TESTQ DX, DX
-	JZ skip917
+	JZ skip932
 	MOVQ 24(AX), DX
 	MOVQ CX, BX
 	SHRQ $0x01, BX
@@ -21933,10 +20253,10 @@ skip916:
 	VADDPS Y12, Y9, Y9
 	VADDPS Y12, Y11, Y11
 
-skip917:
+skip932:
 	MOVQ 32(AX), DX
 	TESTQ DX, DX
-	JZ skip918
+	JZ skip933
 	MOVQ 32(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21959,7 +20279,7 @@ skip917:
 	VADDPS (DX), Y10, Y10
 	VADDPS 32(DX), Y11, Y11
 
-skip918:
+skip933:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
@@ -21985,7 +20305,7 @@ skip918:
 	MOVQ 104(AX), DX
 	ADDQ DX, DX
 	CMPQ CX, DX
-	JL tile910
+	JL tile925
 	VZEROUPPER
 	RET
 
@@ -22001,10 +20321,10 @@ TEXT ·mul_int4_any_1x32_avx2(SB), NOSPLIT, $0-8
 	VMOVUPS constants_avx2<>+416(SB), Y0
 	XORQ BX, BX
 
-tile919:
+tile934:
 	XORQ SI, SI
 
-sweep920:
+sweep935:
 	MOVQ DX, DI
 	MOVQ (AX), R8
 	VXORPS Y1, Y1, Y1
@@ -22012,12 +20332,12 @@ sweep920:
 	VMOVUPS constants_avx2<>+448(SB), Y3
 	MOVQ CX, R9
 
-group921:
+group936:
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
 	MOVQ $0x00000002, R10
 
-line922:
+line937:
 	VMOVUPS (DI)(SI*4), Y8
 	VPAND Y3, Y8, Y6
 	VPSRLD $0x04, Y8, Y8
@@ -22059,7 +20379,7 @@ line922:
 	ADDQ $+256, DI
 	ADDQ $+16, R8
 	DECQ R10
-	JNZ line922
+	JNZ line937
 	VPBROADCASTD -32(R8), Y6
 	VPMADDWD Y0, Y4, Y4
 	VPADDD Y6, Y4, Y4
@@ -22077,7 +20397,7 @@ line922:
 	ADDQ $+64, DI
 	ADDQ $+4, R8
 	DECQ R9
-	JNZ group921
+	JNZ group936
 	MOVQ (AX), DI
 	MOVQ 64(AX), R8
 	VBROADCASTSS -8(DI), Y3
@@ -22087,23 +20407,23 @@ line922:
 	LEAQ (DI)(SI*4), DI
 	MOVQ 24(AX), R8
 	TESTQ R8, R8
-	JZ skip923
+	JZ skip938
 	ADDQ DI, R8
 	VMOVUPS (R8), Y3
 	VADDPS Y3, Y1, Y1
 	VMOVUPS 32(R8), Y3
 	VADDPS Y3, Y2, Y2
 
-skip923:
+skip938:
 	MOVQ 32(AX), R8
 	TESTQ R8, R8
-	JZ skip924
+	JZ skip939
 	ADDQ DI, R8
 	MOVQ 80(AX), R9
 	VADDPS (R8), Y1, Y1
 	VADDPS 32(R8), Y2, Y2
 
-skip924:
+skip939:
 	MOVQ 16(AX), R8
 	ADDQ DI, R8
 	MOVQ 80(AX), DI
@@ -22111,11 +20431,11 @@ skip924:
 	VMOVUPS Y2, 32(R8)
 	ADDQ $+16, SI
 	CMPQ SI, $+32
-	JL sweep920
+	JL sweep935
 	ADDQ 112(AX), DX
 	INCQ BX
 	CMPQ BX, 104(AX)
-	JL tile919
+	JL tile934
 	VZEROUPPER
 	RET
 
@@ -22131,10 +20451,10 @@ TEXT ·mul_int4_any_2x32_avx2(SB), NOSPLIT, $0-8
 	VMOVUPS constants_avx2<>+416(SB), Y0
 	XORQ BX, BX
 
-tile925:
+tile940:
 	XORQ SI, SI
 
-sweep926:
+sweep941:
 	MOVQ DX, DI
 	MOVQ 64(AX), R8
 	MOVQ (AX), R9
@@ -22145,14 +20465,14 @@ sweep926:
 	VMOVUPS constants_avx2<>+448(SB), Y5
 	MOVQ CX, R10
 
-group927:
+group942:
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
 	MOVQ $0x00000002, R11
 
-line928:
+line943:
 	VMOVUPS (DI)(SI*4), Y12
 	VPAND Y5, Y12, Y10
 	VPSRLD $0x04, Y12, Y12
@@ -22214,7 +20534,7 @@ line928:
 	ADDQ $+256, DI
 	ADDQ $+16, R9
 	DECQ R11
-	JNZ line928
+	JNZ line943
 	VPBROADCASTD -32(R9), Y10
 	VPMADDWD Y0, Y6, Y6
 	VPADDD Y10, Y6, Y6
@@ -22241,7 +20561,7 @@ line928:
 	ADDQ $+64, DI
 	ADDQ $+4, R9
 	DECQ R10
-	JNZ group927
+	JNZ group942
 	MOVQ (AX), DI
 	MOVQ 64(AX), R8
 	VBROADCASTSS -8(DI), Y5
@@ -22255,7 +20575,7 @@ line928:
 	LEAQ (DI)(SI*4), DI
 	MOVQ 24(AX), R8
 	TESTQ R8, R8
-	JZ skip929
+	JZ skip944
 	ADDQ DI, R8
 	VMOVUPS (R8), Y5
 	VADDPS Y5, Y1, Y1
@@ -22264,10 +20584,10 @@ line928:
 	VADDPS Y5, Y2, Y2
 	VADDPS Y5, Y4, Y4
 
-skip929:
+skip944:
 	MOVQ 32(AX), R8
 	TESTQ R8, R8
-	JZ skip930
+	JZ skip945
 	ADDQ DI, R8
 	MOVQ 80(AX), R9
 	VADDPS (R8), Y1, Y1
@@ -22276,7 +20596,7 @@ skip929:
 	VADDPS (R8), Y3, Y3
 	VADDPS 32(R8), Y4, Y4
 
-skip930:
+skip945:
 	MOVQ 16(AX), R8
 	ADDQ DI, R8
 	MOVQ 80(AX), DI
@@ -22287,11 +20607,11 @@ skip930:
 	VMOVUPS Y4, 32(R8)
 	ADDQ $+16, SI
 	CMPQ SI, $+32
-	JL sweep926
+	JL sweep941
 	ADDQ 112(AX), DX
 	INCQ BX
 	CMPQ BX, 104(AX)
-	JL tile925
+	JL tile940
 	VZEROUPPER
 	RET
 
@@ -22307,20 +20627,20 @@ TEXT ·mul_int8_any_1x32_avx2(SB), NOSPLIT, $0-8
 	VMOVUPS constants_avx2<>+416(SB), Y0
 	XORQ BX, BX
 
-tile931:
+tile946:
 	XORQ SI, SI
 
-sweep932:
+sweep947:
 	MOVQ DX, DI
 	MOVQ (AX), R8
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	MOVQ CX, R9
 
-group933:
+group948:
 	MOVQ $0x00000004, R10
 
-line934:
+line949:
 	VMOVUPS (DI)(SI*4), Y3
 	VPXOR constants_avx2<>+480(SB), Y3, Y3
 	VMOVUPS 32(DI)(SI*4), Y4
@@ -22352,10 +20672,10 @@ line934:
 	ADDQ $+256, DI
 	ADDQ $+8, R8
 	DECQ R10
-	JNZ line934
+	JNZ line949
 	ADDQ $+4, R8
 	DECQ R9
-	JNZ group933
+	JNZ group948
 	VMOVUPS (DI)(SI*4), Y3
 	VCVTDQ2PS Y1, Y1
 	VMULPS Y3, Y1, Y1
@@ -22371,23 +20691,23 @@ line934:
 	LEAQ (DI)(SI*4), DI
 	MOVQ 24(AX), R8
 	TESTQ R8, R8
-	JZ skip935
+	JZ skip950
 	ADDQ DI, R8
 	VMOVUPS (R8), Y3
 	VADDPS Y3, Y1, Y1
 	VMOVUPS 32(R8), Y3
 	VADDPS Y3, Y2, Y2
 
-skip935:
+skip950:
 	MOVQ 32(AX), R8
 	TESTQ R8, R8
-	JZ skip936
+	JZ skip951
 	ADDQ DI, R8
 	MOVQ 80(AX), R9
 	VADDPS (R8), Y1, Y1
 	VADDPS 32(R8), Y2, Y2
 
-skip936:
+skip951:
 	MOVQ 16(AX), R8
 	ADDQ DI, R8
 	MOVQ 80(AX), DI
@@ -22395,11 +20715,11 @@ skip936:
 	VMOVUPS Y2, 32(R8)
 	ADDQ $+16, SI
 	CMPQ SI, $+32
-	JL sweep932
+	JL sweep947
 	ADDQ 112(AX), DX
 	INCQ BX
 	CMPQ BX, 104(AX)
-	JL tile931
+	JL tile946
 	VZEROUPPER
 	RET
 
@@ -22415,10 +20735,10 @@ TEXT ·mul_int8_any_2x32_avx2(SB), NOSPLIT, $0-8
 	VMOVUPS constants_avx2<>+416(SB), Y0
 	XORQ BX, BX
 
-tile937:
+tile952:
 	XORQ SI, SI
 
-sweep938:
+sweep953:
 	MOVQ DX, DI
 	MOVQ 64(AX), R8
 	MOVQ (AX), R9
@@ -22428,10 +20748,10 @@ sweep938:
 	VXORPS Y4, Y4, Y4
 	MOVQ CX, R10
 
-group939:
+group954:
 	MOVQ $0x00000004, R11
 
-line940:
+line955:
 	VMOVUPS (DI)(SI*4), Y5
 	VPXOR constants_avx2<>+480(SB), Y5, Y5
 	VMOVUPS 32(DI)(SI*4), Y6
@@ -22485,10 +20805,10 @@ line940:
 	ADDQ $+256, DI
 	ADDQ $+8, R9
 	DECQ R11
-	JNZ line940
+	JNZ line955
 	ADDQ $+4, R9
 	DECQ R10
-	JNZ group939
+	JNZ group954
 	VMOVUPS (DI)(SI*4), Y5
 	VCVTDQ2PS Y1, Y1
 	VMULPS Y5, Y1, Y1
@@ -22512,7 +20832,7 @@ line940:
 	LEAQ (DI)(SI*4), DI
 	MOVQ 24(AX), R8
 	TESTQ R8, R8
-	JZ skip941
+	JZ skip956
 	ADDQ DI, R8
 	VMOVUPS (R8), Y5
 	VADDPS Y5, Y1, Y1
@@ -22521,10 +20841,10 @@ line940:
 	VADDPS Y5, Y2, Y2
 	VADDPS Y5, Y4, Y4
 
-skip941:
+skip956:
 	MOVQ 32(AX), R8
 	TESTQ R8, R8
-	JZ skip942
+	JZ skip957
 	ADDQ DI, R8
 	MOVQ 80(AX), R9
 	VADDPS (R8), Y1, Y1
@@ -22533,7 +20853,7 @@ skip941:
 	VADDPS (R8), Y3, Y3
 	VADDPS 32(R8), Y4, Y4
 
-skip942:
+skip957:
 	MOVQ 16(AX), R8
 	ADDQ DI, R8
 	MOVQ 80(AX), DI
@@ -22544,11 +20864,11 @@ skip942:
 	VMOVUPS Y4, 32(R8)
 	ADDQ $+16, SI
 	CMPQ SI, $+32
-	JL sweep938
+	JL sweep953
 	ADDQ 112(AX), DX
 	INCQ BX
 	CMPQ BX, 104(AX)
-	JL tile937
+	JL tile952
 	VZEROUPPER
 	RET
 
@@ -22564,10 +20884,10 @@ TEXT ·mul_int8_any_4x32_avx2(SB), NOSPLIT, $0-8
 	VMOVUPS constants_avx2<>+416(SB), Y0
 	XORQ BX, BX
 
-tile943:
+tile958:
 	XORQ SI, SI
 
-sweep944:
+sweep959:
 	MOVQ DX, DI
 	MOVQ 64(AX), R8
 	LEAQ (R8)(R8*2), R9
@@ -22582,10 +20902,10 @@ sweep944:
 	VXORPS Y8, Y8, Y8
 	MOVQ CX, R11
 
-group945:
+group960:
 	MOVQ $0x00000004, R12
 
-line946:
+line961:
 	VMOVUPS (DI)(SI*4), Y9
 	VPXOR constants_avx2<>+480(SB), Y9, Y9
 	VMOVUPS 32(DI)(SI*4), Y10
@@ -22679,10 +20999,10 @@ line946:
 	ADDQ $+256, DI
 	ADDQ $+8, R10
 	DECQ R12
-	JNZ line946
+	JNZ line961
 	ADDQ $+4, R10
 	DECQ R11
-	JNZ group945
+	JNZ group960
 	VMOVUPS (DI)(SI*4), Y9
 	VCVTDQ2PS Y1, Y1
 	VMULPS Y9, Y1, Y1
@@ -22722,7 +21042,7 @@ line946:
 	LEAQ (DI)(SI*4), DI
 	MOVQ 24(AX), R8
 	TESTQ R8, R8
-	JZ skip947
+	JZ skip962
 	ADDQ DI, R8
 	VMOVUPS (R8), Y9
 	VADDPS Y9, Y1, Y1
@@ -22735,10 +21055,10 @@ line946:
 	VADDPS Y9, Y6, Y6
 	VADDPS Y9, Y8, Y8
 
-skip947:
+skip962:
 	MOVQ 32(AX), R8
 	TESTQ R8, R8
-	JZ skip948
+	JZ skip963
 	ADDQ DI, R8
 	MOVQ 80(AX), R9
 	VADDPS (R8), Y1, Y1
@@ -22753,7 +21073,7 @@ skip947:
 	VADDPS (R8), Y7, Y7
 	VADDPS 32(R8), Y8, Y8
 
-skip948:
+skip963:
 	MOVQ 16(AX), R8
 	ADDQ DI, R8
 	MOVQ 80(AX), DI
@@ -22770,11 +21090,11 @@ skip948:
 	VMOVUPS Y8, 32(R8)
 	ADDQ $+16, SI
 	CMPQ SI, $+32
-	JL sweep944
+	JL sweep959
 	ADDQ 112(AX), DX
 	INCQ BX
 	CMPQ BX, 104(AX)
-	JL tile943
+	JL tile958
 	VZEROUPPER
 	RET
 

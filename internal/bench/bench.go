@@ -33,9 +33,11 @@ type Machine struct {
 	CPU string     `json:"cpu"`
 	ISA kernel.ISA `json:"isa"`
 	// Target is the name of the row of the table of targets that kernels followed.
-	Target   string `json:"target"`
-	Revision string `json:"revision,omitempty"`
-	Threads  int    `json:"threads"`
+	Target string `json:"target"`
+	// Format is that of the products; peaks are those of float32.
+	Format   kernel.FormatName `json:"format"`
+	Revision string            `json:"revision,omitempty"`
+	Threads  int               `json:"threads"`
 	// PeakGFLOPS is the rate of multiply-adds of each instruction set.
 	PeakGFLOPS map[kernel.ISA]float64 `json:"peak_gflops"`
 	// Read is the rate of reading data that fit each level.
@@ -81,7 +83,10 @@ func memoryBytes() int { return min(1<<30, max(256<<20, 6*cpuid.CPU.Cache.L3)) }
 
 // Machine measures the machine.
 func (b *Bench) Machine(revision string) Machine {
-	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Target: b.target(), Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
+	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Target: b.target(), Format: kernel.F32, Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
+	if b.Format != "" {
+		m.Format = b.Format
+	}
 	for _, isa := range kernel.Available() {
 		m.PeakGFLOPS[isa] = b.median(func() float64 { return rt.Peak(b.Pool, isa) / 1e9 })
 	}

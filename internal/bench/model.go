@@ -13,6 +13,7 @@ import (
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/train"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // ModelResult is the speed of a whole model.
@@ -123,6 +124,12 @@ func (b *Bench) trainer(s spec.Model, batch, seq int, recompute bool) (step func
 	}
 	p, t := anyParams(s), training(batch, seq)
 	t.Recompute = recompute
+	switch b.Format {
+	case kernel.BF16:
+		t.Precision = config.BF16
+	case kernel.BF16W:
+		return nil, nil, fmt.Errorf("nothing trains in %s: the weights' gradients have operands of one type; want %s or %s", b.Format, kernel.F32, kernel.BF16)
+	}
 	e, err := train.NewCPU(s, p, t, b.Options)
 	if err != nil {
 		p.Close()
@@ -174,7 +181,7 @@ func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
 func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	n := float64(batch)
 	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
-	bytes := float64(model.PredictMemory(s, false, false, 1).Packs) + kv
+	bytes := float64(model.PredictMemory(s, b.Format, false, false, 1).Packs) + kv
 	size := min(int(bytes), memoryBytes())
 	decoders := make([]*decoder, 1)
 	if b.Cold {

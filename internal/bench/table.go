@@ -124,7 +124,7 @@ func DeviceTable(rs []DeviceResult) [][]string {
 
 // Print writes a line about the machine.
 func (m *Machine) Print(w io.Writer) {
-	fmt.Fprintf(w, "%s, %s, target %s, %d threads:", m.CPU, m.ISA, m.Target, m.Threads)
+	fmt.Fprintf(w, "%s, %s, target %s, %s, %d threads:", m.CPU, m.ISA, m.Target, m.Format, m.Threads)
 	for _, isa := range kernel.Available() {
 		fmt.Fprintf(w, " %.1f GFLOP/s %s,", m.PeakGFLOPS[isa], isa)
 	}

@@ -35,6 +35,12 @@ var Forms = []spec.Model{
 // Build makes a model with parameters far from any symmetric start.
 func Build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model {
 	t.Helper()
+	return BuildIn(t, s, rt.Options{ISA: isa}, threads)
+}
+
+// BuildIn is Build with options beside the pool.
+func BuildIn(t testing.TB, s spec.Model, opt rt.Options, threads int) *model.Model {
+	t.Helper()
 	pool := rt.NewPool(threads)
 	t.Cleanup(pool.Close)
 	p := model.NewParams(s)
@@ -46,7 +52,8 @@ func Build(t testing.TB, s spec.Model, isa kernel.ISA, threads int) *model.Model
 			p.Get(q.Name)[i] = w + float32(0.1*r.NormFloat64())
 		}
 	}
-	m, err := model.New(s, p, rt.Options{ISA: isa, Pool: pool, Train: true})
+	opt.Pool, opt.Train = pool, true
+	m, err := model.New(s, p, opt)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -77,6 +77,10 @@ type Train struct {
 	// Recompute keeps only the layers' inputs for the backward pass, which
 	// computes the rest again: less memory, more time, the same bits.
 	Recompute bool `yaml:"recompute,omitempty"`
+	// Precision is what products multiply: float32, or factors that are rounded to bfloat16
+	// (bf16) in the forward pass and both gradients. Sums, weights, gradients, moments,
+	// norms, attention and the loss stay float32.
+	Precision string `yaml:"precision"` // float32, bf16
 	// Guide turns on self-guided training: the keys that follow.
 	Guide Guide `yaml:"guide,omitempty"` // no guides
 }
@@ -120,13 +124,19 @@ const unset = math.MinInt
 // newTrain returns the defaults: the settings of the paper's runs, but for the decay
 // of norms and biases.
 func newTrain() Train {
-	return Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1, Schedule: "cosine", Decay: 0.2,
+	return Train{Steps: 1000, Batch: 1, Accumulate: 1, Seq: unset, LR: 6e-4, MinLR: 0.1, Warmup: 0.1, Schedule: "cosine", Decay: 0.2, Precision: Float32,
 		WeightDecay: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Clip: 1, Seed: 1, EvalTokens: 1 << 16,
 		NormEvery: 10, SpikeThreshold: 8, SpikePatience: 100}
 }
 
 // maxStep bounds the tokens of a step, so that no count of them overflows.
 const maxStep = 1 << 40
+
+// The values of Train.Precision.
+const (
+	Float32 = "float32"
+	BF16    = "bf16"
+)
 
 func (t Train) validate(m spec.Model) error {
 	var errs []error
@@ -161,6 +171,9 @@ func (t Train) validate(m spec.Model) error {
 	within("min_lr", t.MinLR, 0, 1)
 	within("warmup", t.Warmup, 0, 1)
 	within("decay", t.Decay, 0, 1)
+	if t.Precision != Float32 && t.Precision != BF16 {
+		fail("precision", "unknown precision %q; valid are %s, %s", t.Precision, Float32, BF16)
+	}
 	if t.Schedule != "cosine" && t.Schedule != "wsd" {
 		fail("schedule", "unknown schedule %q; valid are cosine, wsd", t.Schedule)
 	} else if t.Schedule == "wsd" && t.Warmup >= 0 && t.Warmup <= 1 && t.Decay <= 1 && t.Warmup+t.Decay > 1 {

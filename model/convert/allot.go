@@ -53,11 +53,11 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 		return err
 	}
 	defer m.Close()
-	text, err := newStream(m, c.Calibration)
+	text, err := NewStream(m, c.Calibration)
 	if err != nil {
 		return err
 	}
-	defer text.close()
+	defer text.Close()
 	loss := func() (float64, error) {
 		tr := m.NewTrace(text.batch * text.seq)
 		defer tr.Close()

@@ -53,6 +53,12 @@ func NewMoments(sum []float64, n, rows int) (*Moments, error) {
 	return nil, fmt.Errorf("convert: what was summed up of %d inputs are no second moments: they are not positive", n)
 }
 
+// Matrix is [n, n], with the ridge.
+func (m *Moments) Matrix() *mat.Dense { return m.c }
+
+// Square is the expected square of the outputs of rows of weights.
+func (m *Moments) Square(w *mat.Dense) float64 { return m.square(w) }
+
 func (m *Moments) check(in int) error {
 	if m != nil && m.n != in {
 		return fmt.Errorf("convert: moments of %d inputs, the layer has %d", m.n, in)

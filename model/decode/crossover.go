@@ -24,12 +24,14 @@ type crossovers struct {
 	Machines []machineCrossovers `json:"machines"`
 }
 
-// machineCrossovers are the tables of one machine and number of threads.
+// machineCrossovers are the tables of one machine, number of threads and format.
 type machineCrossovers struct {
-	CPU     string      `json:"cpu"`
-	ISA     kernel.ISA  `json:"isa"`
-	Threads int         `json:"threads"`
-	Tables  []Crossover `json:"tables"`
+	CPU     string     `json:"cpu"`
+	ISA     kernel.ISA `json:"isa"`
+	Threads int        `json:"threads"`
+	// Format is that of the products, empty where it is float32.
+	Format kernel.FormatName `json:"format,omitempty"`
+	Tables []Crossover       `json:"tables"`
 }
 
 // MergeMeasured merges the networks that are faster merged on this machine. What
@@ -41,8 +43,11 @@ func (m *Model) MergeMeasured(dir string) error {
 		return err
 	}
 	here := machineCrossovers{CPU: cpuid.CPU.BrandName, ISA: m.Options().ISA, Threads: m.Pool().Threads()}
+	if f := m.Options().Format; f != kernel.F32 {
+		here.Format = f
+	}
 	at := slices.IndexFunc(all.Machines, func(c machineCrossovers) bool {
-		return c.CPU == here.CPU && c.ISA == here.ISA && c.Threads == here.Threads
+		return c.CPU == here.CPU && c.ISA == here.ISA && c.Threads == here.Threads && c.Format == here.Format
 	})
 	if at < 0 {
 		at = len(all.Machines)

@@ -57,6 +57,11 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, format, out strin
 			files = append(files, text(name, content))
 		}
 	}
+	if _, state, err := checkpoint.Describe(dir); err != nil {
+		return err
+	} else if err := state.Trainable(dir); err != nil {
+		return err
+	}
 	w, err := checkpoint.OpenWeights(dir)
 	if err != nil {
 		return err

@@ -296,6 +296,28 @@ func (s *File) Int64s(name string) ([]int64, error) {
 	return x, nil
 }
 
+// Expect checks that there is a tensor of a type and shape.
+func (s *File) Expect(name, dtype string, shape []int) error {
+	t, err := s.find(name, dtype)
+	if err != nil {
+		return err
+	}
+	return s.shaped(t, shape)
+}
+
+// Bytes reads a tensor of a type and shape as its bytes.
+func (s *File) Bytes(name, dtype string, shape []int) ([]byte, error) {
+	t, err := s.find(name, dtype)
+	if err == nil {
+		err = s.shaped(t, shape)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, t.end-t.begin)
+	return b, s.read(t, b)
+}
+
 // floatBytes views x as bytes. The format is little-endian, and so is every
 // architecture that the project builds for.
 func floatBytes(x []float32) []byte {
@@ -305,11 +327,14 @@ func floatBytes(x []float32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), 4*len(x))
 }
 
-// Value is a float32 tensor to write: Data, or, where Stream is not nil, the
-// entries that it passes to write, in order.
+// Value is a tensor to write: of float32 Data, or, where Stream is not nil, the
+// entries that it passes to write, in order; of another type, DType, what Bytes gives
+// when its turn comes.
 type Value struct {
 	Name   string
 	Shape  []int
+	DType  string
+	Bytes  func() ([]byte, error)
 	Data   []float32
 	Stream func(write func(x []float32) error) error
 }
@@ -338,8 +363,12 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 		if err != nil {
 			return err
 		}
-		end := at + 4*v.size()
-		fmt.Fprintf(&b, `%s%s:{"dtype":"F32","shape":%s,"data_offsets":[%d,%d]}`, sep, name, shape, at, end)
+		dtype := v.DType
+		if dtype == "" {
+			dtype = "F32"
+		}
+		end := at + sizes[dtype]*v.size()
+		fmt.Fprintf(&b, `%s%s:{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}`, sep, name, dtype, shape, at, end)
 		at, sep = end, ","
 	}
 	b.WriteByte('}')
@@ -360,12 +389,30 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 	return nil
 }
 
+// Size is the number of bytes.
+func (v Value) Size() int64 {
+	if v.DType != "" {
+		return sizes[v.DType] * v.size()
+	}
+	return 4 * v.size()
+}
+
 // size is the number of entries that the shape asks for.
 func (v Value) size() int64 { return int64(Tensor{Shape: v.Shape}.Size()) }
 
 // write writes the entries as they come: as many as the header says.
 func (v Value) write(w io.Writer) error {
 	left := v.size()
+	if v.DType != "" {
+		b, err := v.Bytes()
+		if err == nil && int64(len(b)) != left*sizes[v.DType] {
+			err = fmt.Errorf("%s: %d bytes, %s of shape %v has %d", v.Name, len(b), v.DType, v.Shape, left*sizes[v.DType])
+		}
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		return err
+	}
 	write := func(x []float32) error {
 		if left -= int64(len(x)); left < 0 {
 			return fmt.Errorf("%s: more than the %d entries of shape %v", v.Name, v.size(), v.Shape)

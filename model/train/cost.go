@@ -8,6 +8,7 @@ import (
 	"github.com/structuredffn/sffn/internal/term"
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Cost is the size of a model, and what its training takes.
@@ -28,8 +29,16 @@ type Cost struct {
 	Recompute               bool         `json:"recompute"`    // activations are computed again
 	Memory                  model.Memory `json:"memory"`
 	TrainMemory             int64        `json:"train_memory"`
+	Running                 []Running    `json:"running"` // in each format
 	Structures              []Stretch    `json:"structures"`
 	spec.Form
+}
+
+// Running is the memory of the weights of a model that decodes, as packs of a format and
+// what is read where it lies.
+type Running struct {
+	Format kernel.FormatName `json:"format"`
+	Bytes  int64             `json:"bytes"`
 }
 
 // Stretch is a run of layers whose networks are of one structure: First to Last,
@@ -43,7 +52,14 @@ type Stretch struct {
 // NewCost counts what a configuration takes on so many threads.
 func NewCost(c *config.Config, threads int) Cost {
 	n, t, course := c.Model.Count(), c.Train, c.Course()
-	mem := model.PredictMemory(c.Model, true, t.Recompute, threads)
+	mem := model.PredictMemory(c.Model, Format(t), true, t.Recompute, threads)
+	plain := c.Model
+	plain.Guided = false // guides are gone after training
+	var running []Running
+	for _, f := range kernel.Formats() {
+		m := model.PredictMemory(plain, f, false, false, threads)
+		running = append(running, Running{f, m.Weights + m.Packs})
+	}
 	guides := int64(0)
 	if c.Model.Guided {
 		guides = c.Model.GuideParams()
@@ -57,7 +73,7 @@ func NewCost(c *config.Config, threads int) Cost {
 		Name: c.Model.Name, Params: n.Total, FormulaParams: n.Formula, FormulaWithoutEmbedding: n.FormulaWithoutEmbedding, MLPWeights: n.MLPWeights,
 		Batch: t.Batch, Seq: t.Seq, ForwardFLOPs: c.Model.ForwardFLOPs(t.Batch, t.Seq), MLPFLOPs: c.Model.MLPFLOPs(t.Batch, t.Seq),
 		TrainFLOPs: course.FLOPs, Steps: course.Steps, GuidedSteps: course.Guided, GuideParams: guides,
-		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq),
+		Recompute: t.Recompute, Memory: mem, TrainMemory: mem.Total(t.Batch * t.Seq), Running: running,
 	}
 }
 
@@ -85,6 +101,9 @@ func (c Cost) Print(w io.Writer) error {
 		{activations, fmt.Sprintf("%.1f KiB", float64(c.Memory.PerToken)/(1<<10))},
 		{"training in all", mib(c.TrainMemory)},
 		{"merged for decoding, in addition", mib(c.Memory.Merged)},
+	}
+	for _, r := range c.Running {
+		rows = append(rows, []string{fmt.Sprintf("weights to decode with --format %s", r.Format), mib(r.Bytes)})
 	}
 	rows = append(rows, [][]string{{"attention", c.Attention}, {"positions", c.Positions}, {"norms", c.Norms}, {"biases", c.Biases}}...)
 	for _, r := range rows {

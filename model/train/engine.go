@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/config"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Engine computes the steps of a run: this machine's CPU, or a device.
@@ -56,7 +57,7 @@ type CPU struct {
 // NewCPU returns an engine of parameters, with zero moments and room for
 // micro-batches of the configuration's size.
 func NewCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*CPU, error) {
-	opt.Train = true
+	opt.Train, opt.Format = true, Format(t)
 	mod, err := model.New(m, p, opt)
 	if err != nil {
 		return nil, err
@@ -69,6 +70,14 @@ func NewCPU(m spec.Model, p *model.Params, t config.Train, opt rt.Options) (*CPU
 		c.trace = mod.NewTrace(rows)
 	}
 	return c, nil
+}
+
+// Format is that of the products of training.
+func Format(t config.Train) kernel.FormatName {
+	if t.Precision == config.BF16 {
+		return kernel.BF16
+	}
+	return kernel.F32
 }
 
 // Backward is that of [Engine].
@@ -128,6 +137,8 @@ func (r *Run) CheckDevice() error {
 		return errors.New("mlp: only the CPU updates kinds whose factors have learning rates of their own; uniform_lr leaves these out")
 	case t.Dropout > 0:
 		return errors.New("dropout: only the CPU drops anything")
+	case t.Precision == config.BF16:
+		return errors.New("precision: that of the CPU; a device multiplies in bf16 where its kernels do")
 	case t.Recompute:
 		return errors.New("recompute: only the CPU computes activations again")
 	case r.Reduce != nil:

@@ -11,9 +11,10 @@ import (
 
 // Gradient computes one factor's weight Gradient. Both operands are packed,
 // dY in strips of [row][MR], X in panels of [row][32]; every RowBlock rows are
-// one chain of fused multiply-adds.
+// one chain of fused multiply-adds. In bfloat16 both are rounded, and rows come in pairs.
 type Gradient struct {
 	target *kernel.Target
+	format kernel.Format
 	vec    *vec.Table
 	blocks []gradientBlock
 	// inWidth and outWidth are the entries of a row of x and of dy, nIn and
@@ -65,7 +66,13 @@ func columnRuns(canon []int, t *vec.Table) []columnRun {
 
 // NewGradient plans the gradient of a factor's weights and binds its kernels.
 func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
+	format := kernel.F32
+	if f.Format == kernel.BF16 { // of others, weights alone are rounded
+		format = kernel.BF16
+	}
+	t = t.For(format)
 	g := &Gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
+	g.format, _ = format.Format()
 	var err error
 	if f.Across {
 		g.across, err = newAcrossGradient(f, t)
@@ -82,7 +89,7 @@ func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
 		b.listGathers(g.vec)
 		g.blocks = append(g.blocks, b)
 	}
-	g.strips, err = anyShape(t, family{strip: true})
+	g.strips, err = anyShape(t, family{format: format, strip: true})
 	return g, err
 }
 
@@ -206,18 +213,19 @@ func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 	for m0 := 0; m0 < m || m0 == 0; m0 += kernel.RowBlock {
 		rows := min(kernel.RowBlock, m-m0)
 		u.packRight(s, u.x[m0*u.inWidth:], rows)
+		right := u.roundRight(s, rows)
 		for i := u.s0; i < u.s1; {
 			n := u.packLeft(s, u.dy[m0*u.outWidth:], rows, i)
-			left := s.left
+			left := u.roundLeft(s, rows, i, n)
 			for ; n > 0; n-- {
 				st := &u.block.Strips[i]
 				if u.block.direct {
-					u.direct(s, st, left, rows, accumulate || m0 > 0)
+					u.direct(s, st, left, right, rows, accumulate || m0 > 0)
 				} else {
 					at := (i - u.s0) * u.target.StripRows * width
-					u.strip(s, kernel.Full, st, left, s.right, sums[at:], kernel.EntryBytes*width, u.p1-u.p0, rows, m0 > 0)
+					u.strip(s, kernel.Full, st, left, right, sums[at:], kernel.EntryBytes*width, u.p1-u.p0, rows, m0 > 0)
 				}
-				left = left[rows*len(st.Store):]
+				left = left[u.leftEntries(rows, len(st.Store)):]
 				i++
 			}
 		}
@@ -230,17 +238,17 @@ func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 // direct sums a strip into dW itself; a last, narrower panel goes through the
 // scratch tile. The strip's rows may follow each other upwards: RowStep is
 // negative where a block's outputs are stored last row first.
-func (u *Unit) direct(s *Scratch, st *plan.Strip, left []float32, rows int, add bool) {
+func (u *Unit) direct(s *Scratch, st *plan.Strip, left, right []float32, rows int, add bool) {
 	row, ld := st.Row*u.nIn, st.RowStep*u.nIn
 	full := u.nIn / kernel.Panel
 	if n := min(full, u.p1) - u.p0; n > 0 {
-		u.strip(s, kernel.Full, st, left, s.right, u.dw[row+u.p0*kernel.Panel:], kernel.EntryBytes*ld, n, rows, add)
+		u.strip(s, kernel.Full, st, left, right, u.dw[row+u.p0*kernel.Panel:], kernel.EntryBytes*ld, n, rows, add)
 	}
 	if u.p1 <= full {
 		return
 	}
 	w := kernel.WidthOf(u.panelWidth(full))
-	u.strip(s, w, st, left, s.right[(full-u.p0)*kernel.Panel*rows:], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
+	u.strip(s, w, st, left, right[(full-u.p0)*kernel.Panel*u.format.Groups(rows):], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
 	n := u.nIn - full*kernel.Panel
 	for i := range st.Store {
 		dst := u.dw[row+i*ld+full*kernel.Panel:][:n]
@@ -296,11 +304,12 @@ func (r *columnRun) put(dst, src []float32, add bool) {
 // strip multiplies a packed strip with n packed panels of width class w.
 func (u *Unit) strip(s *Scratch, w kernel.Width, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
 	mr := len(st.Store)
-	s.seg = kernel.Segment{Len: rows}
+	groups := u.format.Groups(rows)
+	s.seg = kernel.Segment{Len: groups * u.format.KGroup}
 	s.args = kernel.Args{
 		A: unsafe.Pointer(&left[0]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * mr,
 		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
-		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
+		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * groups,
 		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: kernel.Widths[w],
 		Alpha: u.weight.Alpha, Flags: u.weight.Flags,
 	}
@@ -332,6 +341,62 @@ func (u *Unit) packLeft(s *Scratch, y []float32, rows, i int) int {
 		}
 	}
 	return 1
+}
+
+// leftEntries is the size of a strip of rows, in entries of float32.
+func (u *Unit) leftEntries(rows, mr int) int {
+	return u.format.LeftBytes(u.target.ISA, rows) / kernel.EntryBytes * mr
+}
+
+// noRow stands for the row that is missing of a last pair.
+var noRow [kernel.Panel]float32
+
+// roundLeft is what kernels read of n strips from number i on that packLeft has packed:
+// pairs of rows of bfloat16, or rows of float32 that bfloat16 can hold, or those strips.
+func (u *Unit) roundLeft(s *Scratch, rows, i, n int) []float32 {
+	if !u.format.Packs() {
+		return s.left
+	}
+	most := u.leftEntries(kernel.RowBlock, u.target.LeftStrips*u.target.StripRows)
+	all, src := s.floats(&s.leftRounded, most), s.left
+	dst := all
+	for ; n > 0; n-- {
+		mr := len(u.block.Strips[i].Store)
+		if u.format.LeftType(u.target.ISA) == kernel.Float32 {
+			u.vec.RoundBF16(dst, src, rows, mr, mr, mr)
+			clear(dst[rows*mr : u.leftEntries(rows, mr)])
+		} else {
+			u.pair(dst, src, rows, mr)
+		}
+		src, dst = src[rows*mr:], dst[u.leftEntries(rows, mr):]
+		i++
+	}
+	return all
+}
+
+// roundRight is what kernels read of the panels that packRight has packed: pairs of rows
+// of bfloat16, or those panels.
+func (u *Unit) roundRight(s *Scratch, rows int) []float32 {
+	if !u.format.Packs() {
+		return s.right
+	}
+	size := kernel.Panel * u.format.Groups(rows)
+	right := s.floats(&s.rightRounded, max(1, (u.p1-u.p0)*size))
+	for p := range u.p1 - u.p0 {
+		u.pair(right[p*size:], s.right[p*kernel.Panel*rows:], rows, kernel.Panel)
+	}
+	return right
+}
+
+// pair rounds rows of n entries to bfloat16, in pairs of rows.
+func (u *Unit) pair(dst, src []float32, rows, n int) {
+	pairs := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), len(dst))
+	if rows > 1 {
+		u.vec.PairBF16(pairs, src, src[n:], rows/2, n, 2*n)
+	}
+	if rows%2 > 0 {
+		u.vec.PairBF16(pairs[rows/2*n:], src[(rows-1)*n:], noRow[:], 1, n, n)
+	}
 }
 
 // packRight packs the unit's panels of X, each [row][32], a last one of 16
@@ -383,7 +448,7 @@ func (u *Unit) line(panel int) bool {
 // panelWidth is the width of a packed panel: 16 where no more is needed and
 // its results go through the scratch tile.
 func (u *Unit) panelWidth(panel int) int {
-	if u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
+	if u.format.ColumnUnit() == kernel.HalfPanel && u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
 		return kernel.HalfPanel
 	}
 	return kernel.Panel

@@ -547,8 +547,10 @@ type Scratch struct {
 	// left holds a few strips of dY, right a group of panels of X, sums the
 	// results of a unit.
 	left, right, sums []float32
-	seg               kernel.Segment
-	leftRows          leftRows
+	// leftRounded and rightRounded are the first two rounded to bfloat16, in pairs of rows.
+	leftRounded, rightRounded []float32
+	seg                       kernel.Segment
+	leftRows                  leftRows
 	// after is what the product at work will multiply next.
 	after []byte
 	// crowded is the pool's, calls counts the calls of kernels.

@@ -141,6 +141,40 @@ func (m *Matrix) SetRow(r int, w, weight []float32) {
 	}
 }
 
+// SetRowFeedback quantises row r input by input, and takes the error of each to those that
+// are left: upper(i), from i on, divided by its entry i, says how much of it each of them
+// makes up for. weight says how much the square of an error counts that nobody makes up for.
+func (m *Matrix) SetRowFeedback(r int, w, weight []float32, upper func(i int) []float64) {
+	values, scales := m.Row(r)
+	inputs := m.RowInputs(r)
+	x, by := make([]float64, len(w)), make([]float64, len(w))
+	largest := 0.0
+	for k, v := range w {
+		x[k], by[k] = float64(v)/float64(inputs[k]), float64(weight[k])
+		largest = max(largest, math.Abs(x[k]))
+	}
+	scale := Scale8(largest)
+	if m.Format == kernel.Int8 {
+		scales[0] = scale
+	}
+	for k := range x {
+		if m.Format == kernel.Int4 && k%kernel.QuantGroup == 0 {
+			end := min(len(x), k+kernel.QuantGroup)
+			scale = Scale4(x[k:end], by[k:end])
+			scales[k/kernel.QuantGroup] = scale
+		}
+		values[k] = Nearest(m.Format, x[k], scale)
+		u := upper(k)
+		lost := (x[k] - float64(values[k])*float64(scale)) / u[k]
+		if lost == 0 {
+			continue
+		}
+		for j := k + 1; j < len(x); j++ {
+			x[j] -= lost * u[j]
+		}
+	}
+}
+
 // Nearest is the integer that times the scale is nearest to x.
 func Nearest(f kernel.FormatName, x float64, scale float32) int8 {
 	if scale == 0 {

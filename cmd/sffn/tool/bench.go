@@ -48,6 +48,7 @@ type benchmark struct {
 	threads []int
 	peers   []string
 	bench   bench.Bench
+	format  string
 	asJSON  bool
 	out     string
 }
@@ -61,6 +62,7 @@ func (b *benchmark) flags(cmd *cobra.Command, configs []string, repeats int) {
 	cli.CompleteConfig(cmd, "config")
 	fl.IntSliceVar(&b.threads, "threads", nil, "numbers of threads (default: 1, and all physical cores)")
 	fl.IntVar(&b.bench.Repeats, "repeats", repeats, "repetitions of each measurement")
+	formatFlag(cmd, &b.format)
 	fl.BoolVar(&b.asJSON, "json", false, "print one JSON object")
 	fl.StringVar(&b.out, "out", "", "write the JSON object to this file, too")
 }
@@ -124,11 +126,15 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	if err := cli.Sizes("threads", 4096, b.threads...); err != nil {
 		return err
 	}
+	format, err := parseFormat(b.format)
+	if err != nil {
+		return err
+	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	b.bench.ISA = isa
+	b.bench.ISA, b.bench.Format = isa, format
 	threads := b.threads
 	if threads == nil {
 		threads = slices.Compact([]int{1, rt.DefaultThreads()})
@@ -274,6 +280,9 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		}
 		if err := dev.check(); err != nil {
 			return err
+		}
+		if b.format != string(kernel.F32) && dev != onCPU {
+			return cli.Usagef("--format: formats are those of the CPU's kernels, want --device cpu")
 		}
 		ms, err := b.models()
 		if err != nil {

@@ -305,22 +305,6 @@ type baselineWay struct {
 }
 
 // losses measures a model on all sets.
-func (c *conversion) losses(name string, sets []eval.Set) (rs []eval.Result, err error) {
-	from, err := openModel(name)
-	if err != nil {
-		return nil, err
-	}
-	m, err := eval.Open(from, name, c.Options)
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	for _, set := range sets {
-		r, err := m.Loss(set, c.evalTokens)
-		if err != nil {
-			return nil, err
-		}
-		rs = append(rs, r)
-	}
-	return rs, nil
+func (c *conversion) losses(name string, sets []eval.Set) ([]eval.Result, error) {
+	return losses(name, sets, c.evalTokens, c.Options)
 }

@@ -37,14 +37,39 @@ beyond what an instruction set's order of sums in norms does.`,
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newConvert(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
+	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newConvert(), newQuantize(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
 	return cmd
 }
 
-// machine is how a command runs: the flag --threads and the environment.
+// machine is how a command runs: the flags --threads and --format, where it has them,
+// and the environment.
 type machine struct {
 	threads int
+	format  string
 	rt.Options
+}
+
+// formatFlag adds --format.
+func (m *machine) formatFlag(cmd *cobra.Command) {
+	formatFlag(cmd, &m.format)
+}
+
+func formatFlag(cmd *cobra.Command, format *string) {
+	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too), bf16w (weights alone), int8 or int4 (activations are int8)")
+	var names []string
+	for _, f := range kernel.Formats() {
+		names = append(names, string(f))
+	}
+	cli.Complete(cmd, "format", names...)
+}
+
+// parseFormat is the format that the flag names, f32 where a command has no flag.
+func parseFormat(name string) (kernel.FormatName, error) {
+	f, err := kernel.ParseFormat(name)
+	if err != nil {
+		return "", cli.Usagef("--format: %w", err)
+	}
+	return f, nil
 }
 
 func (m *machine) flag(cmd *cobra.Command) {
@@ -56,11 +81,15 @@ func (m *machine) open() error {
 	if m.threads < 0 || m.threads > 4096 {
 		return cli.Usagef("--threads: %d is out of range, want 1 to 4096, or 0 for all cores", m.threads)
 	}
+	format, err := parseFormat(m.format)
+	if err != nil {
+		return err
+	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	m.Options = rt.Options{ISA: isa, Pool: rt.NewPool(m.threads)}
+	m.Options = rt.Options{ISA: isa, Format: format, Pool: rt.NewPool(m.threads)}
 	return nil
 }
 
