@@ -22,6 +22,7 @@ func (p Package) Warnings() []string {
 	for _, f := range p.FFNs {
 		ws = append(ws, f.Warnings()...)
 	}
+	p.Formats = nil // padding is that of float32, or little more
 	for _, l := range p.Layers() {
 		for _, f := range l.Factors {
 			for _, q := range append(f.Forward(), f.BackwardData()...) {
@@ -52,6 +53,12 @@ func (p Package) Explain() []byte {
 			fmt.Fprintf(&b, "  %s: a pass of its own, gate and up lie in different blocks\n", f.Act)
 		}
 		explainLayer(&b, "fc2", pl.FC2)
+		for _, format := range p.narrow() {
+			pl := plan.NewFFNIn(f, format)
+			fmt.Fprintf(&b, "in %s, %s a pass of its own\n", format, f.Act)
+			explainLayer(&b, "fc1", pl.FC1)
+			explainLayer(&b, "fc2", pl.FC2)
+		}
 		if slices.Contains(p.ISAs, CUDA) {
 			g, err := gpu.NewFFN(f, p.Precision)
 			if err != nil {
@@ -64,6 +71,10 @@ func (p Package) Explain() []byte {
 	for _, l := range p.Linears {
 		fmt.Fprintf(&b, "%s\n  weights %d; forward %d FLOPs a token\n", l.Name(), l.Weights(), 2*l.Weights())
 		explainLayer(&b, "linear", plan.NewLayer(l))
+		for _, format := range p.narrow() {
+			fmt.Fprintf(&b, "in %s\n", format)
+			explainLayer(&b, "linear", plan.NewLayer(l).In(format))
+		}
 	}
 	if slices.Contains(p.ISAs, CUDA) {
 		for _, m := range p.Models {
@@ -77,6 +88,11 @@ func (p Package) Explain() []byte {
 		}
 	}
 	return b.Bytes()
+}
+
+// narrow lists the package's formats beside float32.
+func (p Package) narrow() []kernel.FormatName {
+	return slices.DeleteFunc(slices.Clone(p.Formats), func(f kernel.FormatName) bool { return f == kernel.F32 })
 }
 
 func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {

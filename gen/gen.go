@@ -39,6 +39,8 @@ type Package struct {
 	// Models are those that FFNs and Linears belong to, if any: on GPUs they have
 	// kernels around their products.
 	Models []spec.Model
+	// Formats of the kernels for CPUs; empty means float32 alone.
+	Formats []kernel.FormatName
 	// ISAs to emit; empty means all that have assembly. CUDA alone makes a package
 	// without anything for CPUs.
 	ISAs []kernel.ISA
@@ -93,6 +95,10 @@ func (p Package) Validate() error {
 			errs = append(errs, fmt.Errorf("isa %q: valid are %v and %s", isa, CPUs, CUDA))
 		}
 	}
+	for _, f := range p.Formats {
+		_, err := kernel.ParseFormat(string(f))
+		errs = append(errs, err)
+	}
 	if p.Precision != "" && p.Precision != table.BF16 && p.Precision != table.Float32s {
 		errs = append(errs, fmt.Errorf("precision %q: valid are auto, %s and %s", p.Precision, table.BF16, table.Float32s))
 	}
@@ -129,15 +135,21 @@ func (p Package) gpuKernels() ([]gpu.Kernel, error) {
 	return gpu.Table(of...), nil
 }
 
-// Layers plans every layer of the package.
+// Layers plans every layer of the package, in each format.
 func (p Package) Layers() []plan.Layer {
-	var ls []plan.Layer
-	for _, f := range p.FFNs {
-		pf := plan.NewFFN(f)
-		ls = append(ls, pf.FC1, pf.FC2)
+	formats := p.Formats
+	if len(formats) == 0 {
+		formats = []kernel.FormatName{kernel.F32}
 	}
-	for _, l := range p.Linears {
-		ls = append(ls, plan.NewLayer(l))
+	var ls []plan.Layer
+	for _, format := range formats {
+		for _, f := range p.FFNs {
+			pf := plan.NewFFNIn(f, format)
+			ls = append(ls, pf.FC1, pf.FC2)
+		}
+		for _, l := range p.Linears {
+			ls = append(ls, plan.NewLayer(l).In(format))
+		}
 	}
 	return ls
 }

@@ -4,6 +4,8 @@
 package runtime
 
 import (
+	"fmt"
+
 	"github.com/structuredffn/sffn/runtime/attention"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/memory"
@@ -69,5 +71,8 @@ func NewAttention(s AttentionSpec, opt Options) (*Attention, error) {
 	if err := opt.setDefaults(); err != nil {
 		return nil, err
 	}
-	return attention.New(s, opt.Pool, opt.Target)
+	if opt.Train && opt.KV != "" && opt.KV != kernel.F32 {
+		return nil, fmt.Errorf("runtime: keys and values in %s are for running models; to train want %s", opt.KV, kernel.F32)
+	}
+	return attention.New(s, opt.Pool, opt.Target, opt.KV)
 }

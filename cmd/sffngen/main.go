@@ -29,7 +29,7 @@ type flags struct {
 	kind, act     string
 	configs       []string
 	pkg, out      string
-	isa           []string
+	isa, formats  []string
 	nvcc          string
 	precision     string
 	plan          string
@@ -87,6 +87,7 @@ func newCommand() *cobra.Command {
 	fl.StringVar(&f.pkg, "pkg", "", "Go package name (default: the folder's name)")
 	fl.StringVar(&f.out, "out", "", "folder to write")
 	fl.StringSliceVar(&f.isa, "isa", nil, "instruction sets to emit: avx512, avx2, cuda (default avx512,avx2)")
+	fl.StringSliceVar(&f.formats, "format", []string{string(kernel.F32)}, "formats of the kernels for CPUs, comma-separated: f32, bf16, bf16w")
 	fl.StringVar(&f.nvcc, "nvcc", "", "CUDA compiler for --isa cuda (default: that of CUDA_HOME or PATH)")
 	fl.StringVar(&f.precision, "precision", "auto", "of the networks with --isa cuda: bf16 (tensor cores; widths of multiples of 8), float32 (any widths), or auto: bf16 where it can, float32 elsewhere")
 	fl.BoolVar(&f.explain, "explain", false, "print the plan instead of generating")
@@ -96,6 +97,7 @@ func newCommand() *cobra.Command {
 	cli.Complete(cmd, "kind", words(spec.Kinds())...)
 	cli.Complete(cmd, "act", words(spec.Acts())...)
 	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
+	cli.Complete(cmd, "format", words(kernel.Formats())...)
 	cli.Complete(cmd, "precision", "auto", string(table.BF16), string(table.Float32s))
 	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
@@ -214,6 +216,9 @@ func (f *flags) packageOf() (gen.Package, error) {
 	}
 	for _, s := range f.isa {
 		p.ISAs = append(p.ISAs, kernel.ISA(s))
+	}
+	for _, s := range f.formats {
+		p.Formats = append(p.Formats, kernel.FormatName(s))
 	}
 	p.NVCC, p.Dir = f.nvcc, f.out
 	if f.precision != "auto" {

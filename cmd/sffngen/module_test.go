@@ -17,6 +17,7 @@ import (
 	"github.com/structuredffn/sffn/gen"
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/scratch"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // scratchModule makes a module outside this one.
@@ -122,16 +123,26 @@ func TestDrawnSpecs(t *testing.T) {
 	for range 12 {
 		specs = append(specs, drawFFN(r))
 	}
+	shaped := 0
 	for i, f := range specs {
 		pkg := gen.Package{Name: fmt.Sprintf("p%d", i), FFNs: []spec.FFN{f}}
+		if i%3 == 0 {
+			pkg.Formats = kernel.Formats()
+		}
 		t.Logf("%s: %s", pkg.Name, f.Name())
 		files, err := pkg.Files()
 		if err != nil {
 			t.Fatalf("%s: %v", f.Name(), err)
 		}
+		for _, file := range files {
+			shaped += bytes.Count(file.Data, []byte("TEXT ·mul_bf16_k"))
+		}
 		if err := gen.Write(filepath.Join(dir, pkg.Name), files); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if shaped < 20 {
+		t.Errorf("%d kernels for bf16 were made", shaped)
 	}
 	command(t, dir, "test", "./...")
 }

@@ -181,6 +181,9 @@ func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
 func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	n := float64(batch)
 	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
+	if b.KV == kernel.BF16 {
+		kv /= 2
+	}
 	bytes := float64(model.PredictMemory(s, b.Format, false, false, 1).Packs) + kv
 	size := min(int(bytes), memoryBytes())
 	decoders := make([]*decoder, 1)

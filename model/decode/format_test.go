@@ -89,3 +89,47 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+// Keys and values in bf16 are the same bits through the cache and in a full pass, and
+// others, but near those of float32.
+func TestRoundedKeysAndValues(t *testing.T) {
+	for _, s := range modeltest.Forms {
+		ids := modeltest.Tokens(rand.New(rand.NewPCG(8, 8)), 150, s.Vocab)
+		held := modeltest.Build(t, s, "", 2)
+		var exact []float32
+		for _, kv := range []kernel.FormatName{kernel.F32, kernel.BF16} {
+			opt := held.Options()
+			opt.KV = kv
+			m, err := decode.Load(s, held.Params.Read, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			var passes [2][]float32
+			for i := range passes {
+				err := m.Logits(ids, i > 0, func(rows []float32) error {
+					passes[i] = append(passes[i], rows...)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !slices.Equal(passes[0], passes[1]) {
+				t.Errorf("%s, keys and values in %s: other logits through the cache", s.Name, kv)
+			}
+			if kv == kernel.F32 {
+				exact = passes[0]
+				continue
+			}
+			var off, size float64
+			for i, v := range passes[0] {
+				off += math.Pow(float64(v-exact[i]), 2)
+				size += math.Pow(float64(exact[i]), 2)
+			}
+			if off = math.Sqrt(off / size); off > 0.01 || off == 0 {
+				t.Errorf("%s: logits are off by %v of their size", s.Name, off)
+			}
+		}
+	}
+}

@@ -65,6 +65,8 @@ type Attention struct {
 	mul   *mul.Multiplier
 	group int
 	cols  int // HeadDim rounded up to whole panels
+	// packs is the format of packed keys and values, float32 or bfloat16 widened.
+	packs kernel.Format
 }
 
 const (
@@ -72,8 +74,19 @@ const (
 	queryBlock = kernel.QueryBlock
 )
 
-// New binds the kernels of a target.
-func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
+// New binds the kernels of a target, for keys and values that are held in a format: F32,
+// or BF16, to which they are rounded. Queries and probabilities stay float32. There is no
+// backward pass of rounded ones.
+func New(s Spec, p *pool.Pool, target *kernel.Target, kv kernel.FormatName) (*Attention, error) {
+	held := kernel.F32
+	switch kv {
+	case "", kernel.F32:
+	case kernel.BF16:
+		held = kernel.BF16W
+	default:
+		return nil, fmt.Errorf("runtime: keys and values in %q: want %s or %s", kv, kernel.F32, kernel.BF16)
+	}
+	packs, _ := held.Format()
 	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
 		return nil, fmt.Errorf("runtime: attention with %d query heads, %d key/value heads of %d: want positive counts, key/value heads dividing query heads", s.QHeads, s.KVHeads, s.HeadDim)
 	}
@@ -83,7 +96,7 @@ func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
 	if !(s.Scale >= 0) || s.Scale > math.MaxFloat32 {
 		return nil, fmt.Errorf("runtime: attention with scale %v: want 0 or more, finite", s.Scale)
 	}
-	m, err := mul.NewMultiplier(target)
+	m, err := mul.NewMultiplier(target, held)
 	if err != nil {
 		return nil, err
 	}
@@ -92,14 +105,14 @@ func New(s Spec, p *pool.Pool, target *kernel.Target) (*Attention, error) {
 		name += fmt.Sprintf(", a window of %d", s.Window)
 	}
 	return &Attention{Spec: s, name: name, pool: p, vec: vec.On(target), mul: m,
-		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1)}, nil
+		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1), packs: packs}, nil
 }
 
 // keysValues holds the packed keys and values of one sequence and one
 // key/value head: the layout of both the training pass and the decoder's
 // cache. It is [key/128] blocks of the keys, [128/32][head dim][32], the right
 // operand of the scores, and the values, [cols/32][128][32], that of the
-// outputs. Blocks fill up from the front: what is in use is a single stretch of
+// outputs; of bfloat16, pairs of head dims and of keys side by side. Blocks fill up from the front: what is in use is a single stretch of
 // memory but for the last block. (Processors read ahead some 16 KB beyond the
 // end of every stretch.)
 type keysValues []float32
@@ -107,15 +120,25 @@ type keysValues []float32
 // size is the number of entries for up to n keys.
 func (a *Attention) size(n int) int { return mul.CeilDiv(n, keyBlock) * a.blockSize() }
 
-func (a *Attention) blockSize() int { return keyBlock * (a.HeadDim + a.cols) }
+// keysSize, valuesSize and blockSize are the numbers of entries of float32 that a block
+// of keys takes.
+func (a *Attention) keysSize() int { return keyBlock / kernel.Panel * a.keyPanel() / kernel.EntryBytes }
+func (a *Attention) valuesSize() int {
+	return a.cols / kernel.Panel * a.valuePanel() / kernel.EntryBytes
+}
+func (a *Attention) blockSize() int { return a.keysSize() + a.valuesSize() }
+
+// keyPanel and valuePanel are the bytes of a panel of each.
+func (a *Attention) keyPanel() int   { return a.packs.PanelBytes(kernel.Panel, a.HeadDim) }
+func (a *Attention) valuePanel() int { return a.packs.PanelBytes(kernel.Panel, keyBlock) }
 
 // keys and values are those of the block that begins with key k0.
 func (a *Attention) keys(c keysValues, k0 int) []float32 {
-	return c[k0/keyBlock*a.blockSize():][:keyBlock*a.HeadDim]
+	return c[k0/keyBlock*a.blockSize():][:a.keysSize()]
 }
 
 func (a *Attention) values(c keysValues, k0 int) []float32 {
-	return c[k0/keyBlock*a.blockSize()+keyBlock*a.HeadDim:][:keyBlock*a.cols]
+	return c[k0/keyBlock*a.blockSize()+a.keysSize():][:a.valuesSize()]
 }
 
 // put packs the keys and values of positions [pos, pos+n); k and v point at
@@ -124,11 +147,16 @@ func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
 	for i := range n {
 		p := pos + i
 		in := p % keyBlock
-		dst := a.keys(c, p-in)[in/kernel.Panel*kernel.Panel*a.HeadDim+in%kernel.Panel:]
+		keys, values := a.keys(c, p-in)[in/kernel.Panel*a.keyPanel()/kernel.EntryBytes:], a.values(c, p-in)
+		if a.packs.Weights == kernel.BFloat16 {
+			a.putRounded(keys, values, k[i*stride:][:a.HeadDim], v[i*stride:][:a.HeadDim], in)
+			continue
+		}
+		dst := keys[in%kernel.Panel:]
 		for j, x := range k[i*stride:][:a.HeadDim] {
 			dst[j*kernel.Panel] = x
 		}
-		dst = a.values(c, p-in)[in*kernel.Panel:]
+		dst = values[in*kernel.Panel:]
 		row := v[i*stride:][:a.HeadDim]
 		j := 0
 		for ; j+kernel.Panel <= a.HeadDim; j += kernel.Panel {
@@ -138,6 +166,53 @@ func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
 			copy(dst[j*keyBlock:], row[j:])
 		}
 	}
+}
+
+// putRounded packs one key and its value, the in-th of a block, in bfloat16: the key's
+// entries, and the values of neighbouring keys, in pairs.
+func (a *Attention) putRounded(keys, values, k, v []float32, in int) {
+	var row [roundedRow + kernel.LaneGroup]uint16
+	toKeys, toValues := halves(keys)[2*(in%kernel.Panel):], halves(values)[in/2*2*kernel.Panel+in%2:]
+	for at := 0; at < a.HeadDim; at += roundedRow {
+		n := min(roundedRow, a.HeadDim-at)
+		a.vec.ToBF16(row[:], k[at:], 1, n, len(row), n)
+		for j, x := range row[:n] {
+			d := at + j
+			toKeys[d/2*2*kernel.Panel+d%2] = x
+		}
+		a.vec.ToBF16(row[:], v[at:], 1, n, len(row), n)
+		for j, x := range row[:n] {
+			d := at + j
+			toValues[d/kernel.Panel*(2*a.valuePanel()/kernel.EntryBytes)+d%kernel.Panel*2] = x
+		}
+	}
+}
+
+// roundedRow is the number of entries that are rounded at a time.
+const roundedRow = 64
+
+// halves views entries as twice as many of 16 bits.
+func halves(x []float32) []uint16 { return unsafe.Slice((*uint16)(unsafe.Pointer(&x[0])), 2*len(x)) }
+
+// valuesFrom are the values of keys [lo, hi) of a block as a right operand, from its
+// first panel on. Groups of keys that begin elsewhere are copied.
+func (a *Attention) valuesFrom(values []float32, lo, hi int) []float32 {
+	if a.packs.KGroup == 1 {
+		return values[lo*kernel.Panel:]
+	}
+	if lo%2 == 0 {
+		return values[lo/2*kernel.Panel:]
+	}
+	moved := make([]float32, len(values))
+	to, from := halves(moved), halves(values)
+	for at := 0; at < len(from); at += 2 * a.valuePanel() / kernel.EntryBytes {
+		for k := lo; k < hi; k++ {
+			for c := range kernel.Panel {
+				to[at+((k-lo)/2*kernel.Panel+c)*2+(k-lo)%2] = from[at+(k/2*kernel.Panel+c)*2+k%2]
+			}
+		}
+	}
+	return moved
 }
 
 // panels packs n rows of head dim entries into [cols/32][n][32].
@@ -199,7 +274,7 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys, k0 > first) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
-			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: a.valuePanel(),
 			C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 		}
 		if k0 > first || a.Window > 0 {
@@ -212,7 +287,7 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 		for i := range rows {
 			// Zeros before what a row sees leave its sums at zero: the bits are the same.
 			if lo, hi := a.seen(pos+i, k0, keys); lo < hi {
-				args.A, args.B = unsafe.Pointer(&s.p[i*keyBlock+lo]), unsafe.Pointer(&a.values(c, k0)[lo*kernel.Panel])
+				args.A, args.B = unsafe.Pointer(&s.p[i*keyBlock+lo]), unsafe.Pointer(&a.valuesFrom(a.values(c, k0), lo, hi)[0])
 				args.C = unsafe.Pointer(&out[i*a.cols])
 				a.mul.Run(&s.Scratch, args, 1, hi-lo, a.cols/kernel.Panel)
 			}
@@ -249,7 +324,7 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
 	a.mul.Run(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
-		B: unsafe.Pointer(&kt[0]), PanelStep: kernel.EntryBytes * kernel.Panel * a.HeadDim,
+		B: unsafe.Pointer(&kt[0]), PanelStep: a.keyPanel(),
 		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
 	}, rows, a.HeadDim, (keys+kernel.Panel-1)/kernel.Panel)
 }
@@ -412,6 +487,9 @@ func (ws *Workspace) oppositeStep(_, i int) {
 // Where an operand of a sequence is not finite, any of that sequence's gradients
 // may be NaN: masked entries of P and dS are zeros here, not left out.
 func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, ws *Workspace) {
+	if a.packs.Name != kernel.F32 {
+		panic("runtime: " + a.name + ": keys and values are held in bfloat16, of which there is no backward pass")
+	}
 	m := a.checkBatch(batch, seq, ws)
 	contract.Rows(a.name, "dqkv", dqkv, m, a.RowWidth())
 	contract.Rows(a.name, "do", do, m, a.OutWidth())
@@ -536,7 +614,7 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	out := s.out[:rows*a.cols]
 	a.mul.Run(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&s.dp[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
-		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: kernel.EntryBytes * keyBlock * kernel.Panel,
+		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: a.valuePanel(),
 		C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
 	}, rows, keys, a.cols/kernel.Panel)
 	for i := range rows {

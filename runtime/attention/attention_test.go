@@ -72,7 +72,7 @@ func bind(t testing.TB, s Spec, target *kernel.Target, p *pool.Pool) *Attention 
 	if s.Scale == 0 {
 		s.Scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
 	}
-	a, err := New(s, p, target)
+	a, err := New(s, p, target, kernel.F32)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,6 +82,9 @@ func (a *Attention) checkSpans(o, qkv []float32, c *KVCache, spans []Span) error
 	if c.heads != a.KVHeads || c.a.HeadDim != a.HeadDim {
 		return fmt.Errorf("%s: the cache has %d key/value heads of %d", a.name, c.heads, c.a.HeadDim)
 	}
+	if c.a.packs.Name != a.packs.Name {
+		return fmt.Errorf("%s: the cache holds keys and values in another format", a.name)
+	}
 	defer func() {
 		for _, sp := range spans {
 			if sp.Seq >= 0 && sp.Seq < len(c.seen) {

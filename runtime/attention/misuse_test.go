@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/structuredffn/sffn/internal/runtimetest"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Shapes that are none are refused in words.
@@ -27,7 +28,7 @@ func TestErrors(t *testing.T) {
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: float32(math.NaN())}, "scale NaN"},
 		{Spec{QHeads: 1, KVHeads: 1, HeadDim: 1, Scale: float32(math.Inf(1))}, "scale +Inf"},
 	} {
-		if _, err := New(c.s, runtimetest.PoolOf(1), &target); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := New(c.s, runtimetest.PoolOf(1), &target, kernel.F32); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: got %v, want it to contain %q", c.s, err, c.want)
 		}
 	}

@@ -16,11 +16,53 @@ import (
 
 // FFN checks a network, with its guides off and on where it has some, on every
 // instruction set of the machine: against float64, and that all assembly gives
-// the same bits.
+// the same bits. In other formats than float32 it compares the kernels made for its shape
+// with those for any.
 func FFN(t *testing.T, s spec.FFN) {
 	if err := checkFFN(s, func(rt.FFNWeights) {}); err != nil {
 		t.Fatalf("%s: %v", s.Name(), err)
 	}
+	if err := checkFormats(s, func([]float32) {}); err != nil {
+		t.Fatalf("%s: %v", s.Name(), err)
+	}
+}
+
+// checkFormats compares what a network makes of one row and of many in each format, of
+// which a test of this test spoils the first.
+func checkFormats(s spec.FFN, spoil func(y []float32)) error {
+	const rows = 29
+	r := rand.New(rand.NewPCG(3, 4))
+	w := rt.FFNWeights{FC1: weights(r, s.FC1()), FC2: weights(r, s.FC2())}
+	x := normal(r, make([]float32, rows*s.Hidden), 1)
+	pool := rt.NewPool(1)
+	defer pool.Close()
+	for _, format := range kernel.Formats()[1:] {
+		for _, isa := range kernel.Available() {
+			var first []float32
+			for _, any := range []bool{false, true} {
+				f, err := rt.NewFFN(s, w, rt.Options{ISA: isa, Pool: pool, Format: format, AnyShape: any})
+				if err != nil {
+					return err
+				}
+				ws := f.NewWorkspace()
+				y, one := poison(rows*s.Hidden), poison(s.Hidden)
+				f.Forward(y, x, nil, rows, nil, ws)
+				f.Forward(one, x[:s.Hidden], nil, 1, nil, ws)
+				if first == nil {
+					spoil(y)
+					first = y
+				}
+				ws.Close()
+				f.Close()
+				for i, v := range first {
+					if !(v == y[i]) || i < s.Hidden && !(v == one[i]) {
+						return fmt.Errorf("%s on %s: entry %d is %v by the kernels made for the shape, %v by those for any, any shape %v", format, isa, i, v, y[i], any)
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // checkFFN compares a network whose weights, for a test of this test, are

@@ -19,6 +19,9 @@ func TestFFN(t *testing.T) {
 		{Kind: spec.BlockShuffle, Hidden: 96, FFN: 192, Blocks: 3, Act: spec.GELU, Bias: true},
 	} {
 		FFN(t, s)
+		if err := checkFormats(s, func(y []float32) { y[len(y)-1]++ }); err == nil {
+			t.Errorf("%s: the last entry is off in another format, and nobody notices", s.Name())
+		}
 		factors := len(s.FC1().Chain())
 		for name, spoil := range map[string]func(rt.FFNWeights){
 			"first weight":   func(w rt.FFNWeights) { w.FC1.Factors[0][0] += 0x1p-10 },

@@ -1,6 +1,7 @@
 package mul
 
 import (
+	"fmt"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -11,12 +12,19 @@ import (
 type Multiplier struct {
 	target *kernel.Target
 	tiles  *tiles
+	pairs  bool // of panels have tiles
 }
 
-// NewMultiplier binds the any-shape kernels of a target.
-func NewMultiplier(t *kernel.Target) (*Multiplier, error) {
-	all, err := anyShape(t, family{})
-	return &Multiplier{target: t, tiles: all}, err
+// NewMultiplier binds the any-shape kernels of a target, for packs of a format that reads
+// the left operand where it lies.
+func NewMultiplier(t *kernel.Target, format kernel.FormatName) (*Multiplier, error) {
+	f, _ := format.Format()
+	if f.Packs() {
+		return nil, fmt.Errorf("mul: %s packs its left operand, want a format that does not", f.Name)
+	}
+	t = t.For(f.Name)
+	all, err := anyShape(t, family{format: f.Name})
+	return &Multiplier{target: t, tiles: all, pairs: f.Name == kernel.F32}, err
 }
 
 // Run computes rows x (32*panels) results. a gives A, B, C, the strides and
@@ -26,7 +34,7 @@ func (m *Multiplier) Run(s *Scratch, a kernel.Args, rows, depth, panels int) {
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
 	for at := 0; at < panels; {
 		w, n, step := kernel.Full, panels-at, 1
-		if n > 1 && m.target.Wide(rows, a.LDA) {
+		if n > 1 && m.pairs && m.target.Wide(rows, a.LDA) {
 			w, n, step = kernel.Pair, n/2, 2
 		}
 		s.args = a

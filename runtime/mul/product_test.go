@@ -362,7 +362,7 @@ func TestCopyAndRebind(t *testing.T) {
 // them, and are added where that is asked for.
 func TestMultiplier(t *testing.T) {
 	for _, target := range runtimetest.Targets() {
-		m, err := NewMultiplier(&target)
+		m, err := NewMultiplier(&target, kernel.F32)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +430,7 @@ func TestMissingKernels(t *testing.T) {
 	var arena memory.Arena
 	defer arena.Close()
 	_, product := NewProduct(f.Forward()[0], &target, false, false, &arena)
-	_, multiplier := NewMultiplier(&target)
+	_, multiplier := NewMultiplier(&target, kernel.F32)
 	target.StripRows = kernel.MaxMR
 	_, gradient := NewGradient(f, &target)
 	for what, err := range map[string]error{"a product": product, "a multiplier": multiplier, "a gradient": gradient} {

@@ -49,6 +49,7 @@ type benchmark struct {
 	peers   []string
 	bench   bench.Bench
 	format  string
+	kv      string
 	asJSON  bool
 	out     string
 }
@@ -134,7 +135,11 @@ func run[Item, Result any](b *benchmark, cmd *cobra.Command, what string, items 
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	b.bench.ISA, b.bench.Format = isa, format
+	kv, err := parseKV(b.kv)
+	if err != nil {
+		return err
+	}
+	b.bench.ISA, b.bench.Format, b.bench.KV = isa, format, kv
 	threads := b.threads
 	if threads == nil {
 		threads = slices.Compact([]int{1, rt.DefaultThreads()})
@@ -281,8 +286,8 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if err := dev.check(); err != nil {
 			return err
 		}
-		if b.format != string(kernel.F32) && dev != onCPU {
-			return cli.Usagef("--format: formats are those of the CPU's kernels, want --device cpu")
+		if (b.format != string(kernel.F32) || b.kv == string(kernel.BF16)) && dev != onCPU {
+			return cli.Usagef("--format, --kv: formats are those of the CPU's kernels, want --device cpu")
 		}
 		ms, err := b.models()
 		if err != nil {
@@ -388,6 +393,7 @@ of the model, so that those of small ones come from memory, too.`,
 			r, err := m.Decode(s, batch, context)
 			return append(rs, r), err
 		}, (*bench.DeviceModel).Decode)
+	kvFlag(cmd, &b.kv)
 	cmd.Flags().BoolVar(&b.bench.Cold, "cold", false, "weights, keys and values come from memory, not from a cache")
 	return cmd
 }

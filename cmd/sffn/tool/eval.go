@@ -95,7 +95,7 @@ beginning, which JSON counts as cut.`,
 	fl.StringArrayVar(&e.tasks, "task", nil, "file of multiple-choice questions; may come several times")
 	fl.StringVar(&e.form, "question-form", "{question}", "how a task's questions are put")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
-	m.formatFlag(cmd)
+	m.formatFlags(cmd)
 	m.flag(cmd)
 	return cmd
 }

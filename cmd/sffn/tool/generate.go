@@ -55,8 +55,8 @@ and texts are there, too, as prompt_ids and ids.`,
 			if mode != "off" && dev.mustGPU() {
 				return cli.Usagef("--merge: merged networks run on the CPU, want --device cpu")
 			}
-			if m.format != string(kernel.F32) && dev != onCPU {
-				return cli.Usagef("--format: formats are those of the CPU's kernels, want --device cpu")
+			if (m.format != string(kernel.F32) || m.kv != string(kernel.F32)) && dev != onCPU {
+				return cli.Usagef("--format, --kv: formats are those of the CPU's kernels, want --device cpu")
 			}
 			if err := m.open(); err != nil {
 				return err
@@ -150,7 +150,7 @@ and texts are there, too, as prompt_ids and ids.`,
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
 	fl.StringVar(&mode, "merge", "off", "decode with factors multiplied out beforehand: on, off, or auto: whichever is faster on this machine, measured once")
 	cli.Complete(cmd, "merge", mergeModes...)
-	m.formatFlag(cmd)
+	m.formatFlags(cmd)
 	m.flag(cmd)
 	dev.flag(cmd)
 	return cmd

@@ -76,7 +76,7 @@ by one. Both give the same bytes.`,
 	fl.StringVar(&file, "ids", "", `file of token ids: a JSON array, or an object that has it as "ids"`)
 	fl.StringVar(&out, "out", "", "safetensors file to write")
 	fl.BoolVar(&cached, "cached", false, "decode with the cache of keys and values instead of one pass over all tokens")
-	m.formatFlag(cmd)
+	m.formatFlags(cmd)
 	m.flag(cmd)
 	return cmd
 }

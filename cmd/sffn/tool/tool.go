@@ -46,12 +46,30 @@ beyond what an instruction set's order of sums in norms does.`,
 type machine struct {
 	threads int
 	format  string
+	kv      string
 	rt.Options
 }
 
-// formatFlag adds --format.
-func (m *machine) formatFlag(cmd *cobra.Command) {
+// formatFlags adds --format and --kv.
+func (m *machine) formatFlags(cmd *cobra.Command) {
 	formatFlag(cmd, &m.format)
+	kvFlag(cmd, &m.kv)
+}
+
+func kvFlag(cmd *cobra.Command, kv *string) {
+	cmd.Flags().StringVar(kv, "kv", string(kernel.F32), "what keys and values are held in: f32 or bf16, half as much memory")
+	cli.Complete(cmd, "kv", string(kernel.F32), string(kernel.BF16))
+}
+
+// parseKV is the format that the flag names, f32 where a command has no flag.
+func parseKV(name string) (kernel.FormatName, error) {
+	switch f := kernel.FormatName(name); f {
+	case "":
+		return kernel.F32, nil
+	case kernel.F32, kernel.BF16:
+		return f, nil
+	}
+	return "", cli.Usagef("--kv: unknown format %q; valid: [%s %s]", name, kernel.F32, kernel.BF16)
 }
 
 func formatFlag(cmd *cobra.Command, format *string) {
@@ -85,11 +103,15 @@ func (m *machine) open() error {
 	if err != nil {
 		return err
 	}
+	kv, err := parseKV(m.kv)
+	if err != nil {
+		return err
+	}
 	isa, err := kernel.Default()
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	m.Options = rt.Options{ISA: isa, Format: format, Pool: rt.NewPool(m.threads)}
+	m.Options = rt.Options{ISA: isa, Format: format, KV: kv, Pool: rt.NewPool(m.threads)}
 	return nil
 }
 
