@@ -169,6 +169,47 @@ func TestIntegerFFN(t *testing.T) {
 	}
 }
 
+// A layer that is made like another one has inputs of its own.
+func TestIntegersWith(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	l := spec.Linear{Kind: spec.Dense, In: 96, Out: 64}
+	draw := func(n int, size float64) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(math.Exp(size*r.NormFloat64())) * float32(1-2*r.IntN(2))
+		}
+		return x
+	}
+	of := func() Weights {
+		w := Weights{Factors: [][]float32{draw(96*64, 1)}, Inputs: draw(96, 1)}
+		for i, v := range w.Inputs {
+			w.Inputs[i] = max(v, -v)
+		}
+		return w
+	}
+	x := draw(96, 1)
+	forward := func(l *Linear) []float32 {
+		y, ws := make([]float32, 64), l.NewWorkspace()
+		defer ws.Close()
+		l.Forward(y, x, nil, 1, nil, ws)
+		return y
+	}
+	first, err := NewLinear(l, of(), Options{Format: kernel.Int8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	before := forward(first)
+	second, err := first.With(of())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if slices.Equal(forward(second), before) || !slices.Equal(forward(first), before) {
+		t.Error("the second layer changes the first")
+	}
+}
+
 // What no layer of integers can be is refused.
 func TestIntegersRefused(t *testing.T) {
 	l := spec.Linear{Kind: spec.Dense, In: 96, Out: 64}

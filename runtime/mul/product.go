@@ -5,6 +5,7 @@ package mul
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -166,6 +167,7 @@ func (q *Product) Rebind(arena *memory.Arena) *Product {
 	c := *q
 	if q.left != nil {
 		left := *q.left
+		left.inputs = slices.Clone(left.inputs)
 		c.left = &left
 	}
 	c.allocate(q.bias != nil, arena)
