@@ -5,6 +5,7 @@ package calibrate
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
 
@@ -21,6 +22,7 @@ import (
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/quant"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // Quantization makes a model of integers.
@@ -516,10 +518,22 @@ func conditional(c *mat.Dense, inputs []float32) (*mat.Dense, error) {
 func (k *work) save(run string, all []quantize.Param) (*Report, error) {
 	r := &Report{From: k.From.Dir, Format: k.Format}
 	var values []safetensors.Value
+	halves := quantize.Halves(k.m, k.Format)
 	for _, q := range k.m.Params() {
 		if p, ok := k.params[q.Name]; ok {
 			values = append(values, p.Values(func() (*quant.Matrix, error) { return k.matrices[q.Name], nil })...)
 			r.Params = append(r.Params, k.reports[q.Name])
+			continue
+		}
+		if halves[q.Name] {
+			values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, DType: "BF16", Bytes: func() ([]byte, error) {
+				x, err := k.read(q.Name, q.Size(), q.Shape)
+				var b []byte
+				for _, v := range x {
+					b = binary.LittleEndian.AppendUint16(b, vec.BF16(v))
+				}
+				return b, err
+			}})
 			continue
 		}
 		values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, Stream: func(write func([]float32) error) error {

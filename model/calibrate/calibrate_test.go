@@ -113,8 +113,9 @@ func weightsOf(t *testing.T, dir string) []byte {
 }
 
 var kinds = map[string]func(*specfile.Section){
-	"dense":   func(s *specfile.Section) { s.MLP.Kind = spec.Dense },
-	"lowrank": func(s *specfile.Section) { s.MLP.Kind, s.MLP.Rank, s.Tie = spec.LowRank, 70, false },
+	"dense":                         func(s *specfile.Section) { s.MLP.Kind = spec.Dense },
+	"lowrank":                       func(s *specfile.Section) { s.MLP.Kind, s.MLP.Rank, s.Tie = spec.LowRank, 70, false },
+	"lowrank, of factors too small": func(s *specfile.Section) { s.MLP.Kind, s.MLP.Rank = spec.LowRank, 40 },
 	"blockshuffle": func(s *specfile.Section) {
 		s.MLP.Kind, s.MLP.Blocks, s.Hidden, s.FFN = spec.BlockShuffle, 2, 128, 256
 	},

@@ -26,11 +26,35 @@ type Param struct {
 // they are.
 func Params(m spec.Model, f kernel.FormatName) (ps []Param) {
 	byName := map[string]Param{}
+	each(m, f, func(name string, c *plan.Factor) {
+		if c.Format.Quantized() {
+			byName[name] = Param{Format: c.Format, Blocks: c.Factor.Blocks, Out: c.Factor.Out, In: c.Factor.In, Factor: c}
+		}
+	})
+	if head, ok := byName["lm_head.weight"]; ok { // of an embedding the same is worth integers
+		byName[model.Embedding] = head
+	}
+	for _, q := range m.Params() {
+		if p, ok := byName[q.Name]; ok {
+			p.Param = q
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// Halves are the names of the weights that run in bfloat16, which a file has them in.
+func Halves(m spec.Model, f kernel.FormatName) map[string]bool {
+	names := map[string]bool{}
+	each(m, f, func(name string, c *plan.Factor) { names[name] = c.Format == kernel.BF16 })
+	return names
+}
+
+// each calls visit with the factors of a model's linears, planned in a format.
+func each(m spec.Model, f kernel.FormatName, visit func(name string, c *plan.Factor)) {
 	linear := func(name string, l plan.Layer) {
 		for i := range l.Factors {
-			if c := &l.Factors[i]; c.Format.Quantized() {
-				byName[name+c.Param] = Param{Format: c.Format, Blocks: c.Factor.Blocks, Out: c.Factor.Out, In: c.Factor.In, Factor: c}
-			}
+			visit(name+l.Factors[i].Param, &l.Factors[i])
 		}
 	}
 	for i := range m.Layers {
@@ -42,16 +66,6 @@ func Params(m spec.Model, f kernel.FormatName) (ps []Param) {
 		linear(name+".mlp.fc2.", ffn.FC2)
 	}
 	linear("lm_head.", plan.NewLayer(m.Head()).In(plan.HeadFormat(f)))
-	if head, ok := byName["lm_head.weight"]; ok { // of an embedding the same is worth integers
-		byName[model.Embedding] = head
-	}
-	for _, q := range m.Params() {
-		if p, ok := byName[q.Name]; ok {
-			p.Param = q
-			ps = append(ps, p)
-		}
-	}
-	return ps
 }
 
 // Weights writes what a matrix stands for, in canonical order.
