@@ -114,8 +114,7 @@ func (p Product) Columns() int {
 	if p.Lanes > 0 {
 		return groups(p.Lanes) * p.PanelColumns()
 	}
-	f, _ := p.Format.Format() // and not its address: this is asked for in every call
-	unit := f.ColumnUnit()
+	unit := p.Format.ColumnUnit()
 	n := (Len(p.N) + unit - 1) / unit * unit
 	if p.Epilogue.Gated() {
 		n *= 2

@@ -124,7 +124,11 @@ func DeviceTable(rs []DeviceResult) [][]string {
 
 // Print writes a line about the machine.
 func (m *Machine) Print(w io.Writer) {
-	fmt.Fprintf(w, "%s, %s, target %s, %s, %d threads:", m.CPU, m.ISA, m.Target, m.Format, m.Threads)
+	fmt.Fprintf(w, "%s, %s, target %s, %d threads", m.CPU, m.ISA, m.Target, m.Threads)
+	if m.Format != kernel.F32 {
+		fmt.Fprintf(w, ", products in %s", m.Format)
+	}
+	fmt.Fprint(w, ":")
 	for _, isa := range kernel.Available() {
 		fmt.Fprintf(w, " %.1f GFLOP/s %s,", m.PeakGFLOPS[isa], isa)
 	}

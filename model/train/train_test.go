@@ -509,6 +509,7 @@ func TestStepAllocatesNothing(t *testing.T) {
 		"blast":        {"mlp: {kind: lowrank, rank: 8}", "mlp: {kind: blast, rank: 24, blocks: 4}"},
 		"normed heads": {"q_heads: 2", "q_heads: 2\n  qk_norm: true\n  window: 9"},
 		"recomputed":   {"eval_every: 10,", "recompute: true,"},
+		"bf16":         {"eval_every: 10,", "precision: bf16, guide: {max_step_ratio: 1},"},
 		"guided":       {"eval_every: 10,", "guide: {max_step_ratio: 1, reduce_flop: true},"},
 	} {
 		for _, threads := range []int{1, 2} {

@@ -155,8 +155,8 @@ func (f *Format) LeftStride(isa ISA, k int) int {
 
 // ColumnUnit is what the number of a pack's columns is a multiple of: kernels of packs
 // that are not float32 exist over whole panels alone.
-func (f *Format) ColumnUnit() int {
-	if f.Name == F32 {
+func (n FormatName) ColumnUnit() int {
+	if n == "" || n == F32 {
 		return HalfPanel
 	}
 	return Panel

@@ -448,7 +448,7 @@ func (u *Unit) line(panel int) bool {
 // panelWidth is the width of a packed panel: 16 where no more is needed and
 // its results go through the scratch tile.
 func (u *Unit) panelWidth(panel int) int {
-	if u.format.ColumnUnit() == kernel.HalfPanel && u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
+	if u.format.Name.ColumnUnit() == kernel.HalfPanel && u.block.direct && len(u.columns(panel)) <= kernel.HalfPanel {
 		return kernel.HalfPanel
 	}
 	return kernel.Panel
