@@ -90,7 +90,6 @@ type work struct {
 	params   map[string]quantize.Param
 	matrices map[string]*quant.Matrix
 	reports  map[string]ParamReport
-	kept     map[string][]float32 // norms
 }
 
 // Run quantises the model and writes it as a checkpoint of step 0 into the folder of the
@@ -287,7 +286,6 @@ type chain struct {
 	linear  *rt.Linear
 	factors []rt.Factor
 	links   []link
-	bias    []float32
 	rows    [][]float32 // of each factor's results
 	columns int
 }
