@@ -27,6 +27,10 @@ func (p *Params) Finite() error {
 	return nil
 }
 
+// Finite returns a [*NotFiniteError] for the first entry of a parameter that is not
+// finite.
+func Finite(name string, x []float32) error { return finite(name, x) }
+
 func finite(name string, x []float32) error {
 	const exponent = 0xff << 23
 	var all uint32

@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/quant"
 )
 
 // Source fills dst with a parameter, in canonical order.
@@ -22,11 +23,20 @@ func (p *Params) Read(dst []float32, q spec.Param) error {
 // read at a time. Guides are left out; entries that are not finite are a
 // *NotFiniteError.
 func Load(m spec.Model, from Source, opt rt.Options) (*Model, error) {
+	return LoadIntegers(m, from, func(spec.Param) (*quant.Matrix, error) { return nil, nil }, opt)
+}
+
+// Integers gives a parameter as integers, nil where it is none.
+type Integers func(q spec.Param) (*quant.Matrix, error)
+
+// LoadIntegers is Load of a model some of whose linears' weights are integers already.
+func LoadIntegers(m spec.Model, from Source, integers Integers, opt rt.Options) (*Model, error) {
 	m.Guided, opt.Train = false, false
 	b, err := newBinder(m, opt)
 	if err != nil {
 		return nil, err
 	}
+	b.integers = integers
 	if err := b.load(from); err != nil {
 		b.t.Close()
 		return nil, err
@@ -42,7 +52,7 @@ func (b *binder) load(from Source) (err error) {
 	for i := range m.Layers {
 		// The linears are read into an arena of their own, and packed.
 		prefix := LayerName(i) + "."
-		p, err := read(m, some(m, func(name string) bool { return strings.HasPrefix(name, prefix) && ofLinear(name) }), from)
+		p, err := b.read(some(m, func(name string) bool { return strings.HasPrefix(name, prefix) && ofLinear(name) }), from)
 		if err != nil {
 			return err
 		}
@@ -60,7 +70,7 @@ func (b *binder) load(from Source) (err error) {
 		}
 	}
 	t.norm = b.norm(t.kept.final)
-	p, err := read(m, some(m, func(name string) bool { return strings.HasPrefix(name, headName) }), from)
+	p, err := b.read(some(m, func(name string) bool { return strings.HasPrefix(name, headName) }), from)
 	if err != nil {
 		return err
 	}
@@ -68,8 +78,15 @@ func (b *binder) load(from Source) (err error) {
 	weights := p.head
 	if m.TieEmbeddings {
 		weights = t.kept.head
+		head, err := b.integers(spec.Param{Name: Embedding, Shape: []int{m.Vocab, m.Hidden}})
+		if err != nil {
+			return err
+		}
+		if head != nil {
+			weights.Quantized = []*quant.Matrix{head}
+		}
 	}
-	if t.head, err = rt.NewLinear(m.Head(), weights, t.opt); err != nil {
+	if err := b.addHead(weights); err != nil {
 		return err
 	}
 	t.head.DropWeights()
@@ -90,6 +107,33 @@ func keptUnpacked(name string) bool { return !strings.HasPrefix(name, headName) 
 // some lists the parameters that keep picks.
 func some(m spec.Model, keep func(name string) bool) []spec.Param {
 	return slices.DeleteFunc(m.Params(), func(q spec.Param) bool { return !keep(q.Name) })
+}
+
+// Embedding is the name of the token embedding's parameter, and of the head's where they
+// are one.
+const Embedding = "model.wte.weight"
+
+// read reads some parameters, each as integers where it is there as such.
+func (b *binder) read(list []spec.Param, from Source) (*Params, error) {
+	found := map[string]*quant.Matrix{}
+	var floats []spec.Param
+	for _, q := range list {
+		m, err := b.integers(q)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			floats = append(floats, q)
+		} else {
+			found[q.Name] = m
+		}
+	}
+	p, err := read(b.t.Spec, floats, from)
+	if err == nil && len(found) > 0 {
+		p.integers = found
+		p.head.Quantized = []*quant.Matrix{found["lm_head.weight"]}
+	}
+	return p, err
 }
 
 // read reads some parameters.

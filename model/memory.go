@@ -55,14 +55,14 @@ func PredictMemory(s spec.Model, format kernel.FormatName, train, recompute bool
 	h, qkv := s.Hidden, s.QKV().Out
 	perToken := 0
 	shared := map[spec.FFN]int{} // what the networks of one shape save, where they share it
-	linear := func(l spec.Linear) {
+	linear := func(l spec.Linear, format kernel.FormatName) {
 		m.Packs += packs(plan.NewLayer(l).In(format), train)
 	}
 	widest := 0     // scratch of the widest FFN
 	recomputed := 0 // and what it computes again, for a block of rows
 	for i := range s.Layers {
-		linear(s.QKV())
-		linear(s.Output())
+		linear(s.QKV(), format)
+		linear(s.Output(), format)
 		f := s.LayerFFN(i)
 		p := plan.NewFFNIn(f, format)
 		m.Packs += packs(p.FC1, train) + packs(p.FC2, train)
@@ -93,7 +93,7 @@ func PredictMemory(s spec.Model, format kernel.FormatName, train, recompute bool
 		}
 		widest = max(widest, scratch)
 	}
-	linear(s.Head())
+	linear(s.Head(), plan.HeadFormat(format))
 	perToken += 2*h + 2 + widest
 	if train {
 		perToken += 3*h + qkv + s.AttnDim

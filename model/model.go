@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -55,8 +56,7 @@ func New(m spec.Model, p *Params, opt rt.Options) (*Model, error) {
 	t := b.t
 	t.Params, t.kept = p, p
 	t.norm = b.norm(p.final)
-	t.head, err = rt.NewLinear(m.Head(), p.head, t.opt)
-	return t, err
+	return t, b.addHead(p.head)
 }
 
 // binder makes a model layer by layer.
@@ -67,6 +67,8 @@ type binder struct {
 	linears map[spec.Linear]*rt.Linear
 	ffns    map[spec.FFN]*rt.FFN
 	zero    []float32
+	// integers gives those of a model that is loaded.
+	integers Integers
 }
 
 func newBinder(m spec.Model, opt rt.Options) (*binder, error) {
@@ -87,7 +89,7 @@ func newBinder(m spec.Model, opt rt.Options) (*binder, error) {
 	if m.Position == spec.RoPE {
 		t.cos, t.sin = Angles(m)
 	}
-	return &binder{t, map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}, make([]float32, max(m.Hidden, m.HeadDim()))}, nil
+	return &binder{t, map[spec.Linear]*rt.Linear{}, map[spec.FFN]*rt.FFN{}, make([]float32, max(m.Hidden, m.HeadDim())), nil}, nil
 }
 
 func (b *binder) norm(w normWeights) norm {
@@ -102,6 +104,9 @@ func (b *binder) headNorm(w normWeights) norm {
 // addLayer binds the weights of the next layer.
 func (b *binder) addLayer(w layerWeights) (err error) {
 	t, m, i := b.t, b.t.Spec, len(b.t.layers)
+	if t.opt.Format.Quantized() {
+		w.qkv.Inputs, w.ffn.FC1.Inputs = w.ln1.sizes(), w.ln2.sizes()
+	}
 	l := layer{ln1: b.norm(w.ln1), ln2: b.norm(w.ln2), qnorm: b.headNorm(w.qnorm), knorm: b.headNorm(w.knorm)}
 	if l.qkv, err = alike(b.linears, m.QKV(), w.qkv, t.opt, rt.NewLinear); err != nil {
 		return err
@@ -121,6 +126,31 @@ func (b *binder) addLayer(w layerWeights) (err error) {
 	}
 	t.layers = append(t.layers, l)
 	return nil
+}
+
+// addHead binds the head, whose errors are the logits' own: with int4 it is int8.
+func (b *binder) addHead(w rt.Weights) (err error) {
+	opt := b.t.opt
+	if opt.Format.Quantized() {
+		opt.Format, w.Inputs = plan.HeadFormat(opt.Format), b.t.norm.sizes()
+	}
+	b.t.head, err = rt.NewLinear(b.t.Spec.Head(), w, opt)
+	return err
+}
+
+func (w normWeights) sizes() []float32 { return NormSizes(w.w, w.b) }
+
+// NormSizes are about how large the entries are that a norm gives: it makes them one, times
+// the gain, and adds the bias, which may be nil.
+func NormSizes(gain, bias []float32) []float32 {
+	s := make([]float32, len(gain))
+	for i, g := range gain {
+		s[i] = float32(math.Abs(float64(g)))
+		if bias != nil {
+			s[i] = float32(math.Hypot(float64(g), float64(bias[i])))
+		}
+	}
+	return s
 }
 
 // alike binds weights to a layer like the one of the same spec that was made

@@ -6,6 +6,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/quant"
 )
 
 // Params is one arena with a value for each parameter of a model: the weights
@@ -28,6 +29,8 @@ type Params struct {
 	guides []Range
 	rest   int
 	arena  rt.Arena
+	// integers are parameters that are integers, by name.
+	integers map[string]*quant.Matrix
 }
 
 // Range is a stretch of the arena: entries [Lo, Hi).
@@ -147,6 +150,9 @@ func (p *Params) linear(name string, l spec.Linear) rt.Weights {
 	var w rt.Weights
 	for _, f := range l.Chain() {
 		w.Factors = append(w.Factors, p.Get(name+"."+f.Param))
+		if p.integers != nil {
+			w.Quantized = append(w.Quantized, p.integers[name+"."+f.Param])
+		}
 	}
 	if l.Bias {
 		w.Bias = p.Get(name + ".bias")

@@ -2,12 +2,14 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/mul"
 	"github.com/structuredffn/sffn/runtime/pool"
+	"github.com/structuredffn/sffn/runtime/quant"
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
@@ -20,6 +22,20 @@ type Weights struct {
 	Bias []float32
 	// Guide is the dense guide [out, in], nil where the layer has none.
 	Guide []float32
+	// Quantized holds, of a layer in a format of integers, those factors that are integers
+	// already, whose entry of Factors may be nil. Others are quantised as they are packed.
+	Quantized []*quant.Matrix
+	// Inputs, where not nil, is about how large each of the layer's inputs is, for formats
+	// of integers: channels that are larger than others do not take their bits.
+	Inputs []float32
+}
+
+// matrix is factor i as integers, nil where it is not.
+func (w *Weights) matrix(i int) *quant.Matrix {
+	if i < len(w.Quantized) {
+		return w.Quantized[i]
+	}
+	return nil
 }
 
 // addNothing adds the gradients of no rows.
@@ -106,6 +122,8 @@ type layer struct {
 	// made once, so that repacking allocates nothing.
 	panels    []packedPanel
 	packPanel func(worker, i int)
+	// integers are the factors in formats of integers while they are packed.
+	integers []*quant.Matrix
 }
 
 // packedPanel is panel number i of the product, which holds weights of the
@@ -117,6 +135,9 @@ type packedPanel struct {
 
 func newLayer(p plan.Layer, w Weights, opt Options) (*layer, error) {
 	l := &layer{plan: p, name: p.Spec.Name(), weights: w, opt: opt, stale: true}
+	if opt.Format.Quantized() && (opt.Train || p.Guide != nil) {
+		return nil, fmt.Errorf("runtime: %s: layers of %s run forward, without a guide: want another format to train", l.name, opt.Format)
+	}
 	if err := l.checkWeights(w); err != nil {
 		return nil, err
 	}
@@ -204,6 +225,15 @@ func (l *layer) checkWeights(w Weights) error {
 		return fmt.Errorf("runtime: %s has %d factors, got %d weights", l.name, len(chain), len(w.Factors))
 	}
 	for i := range chain {
+		if m := w.matrix(i); m != nil {
+			if f := &chain[i]; m.Format != f.Format || m.Blocks != f.Factor.Blocks || m.Out != f.Factor.Out || m.In != f.Factor.In {
+				return fmt.Errorf("runtime: %s: weight %s is %s of %d x %d x %d, want %s of %d x %d x %d", l.name, f.Param, m.Format, m.Blocks, m.Out, m.In, f.Format, f.Factor.Blocks, f.Factor.Out, f.Factor.In)
+			}
+			if err := m.Check(); err != nil {
+				return fmt.Errorf("runtime: %s: weight %s: %w", l.name, chain[i].Param, err)
+			}
+			continue
+		}
 		if f := &chain[i]; len(w.Factors[i]) != f.Weights() {
 			return fmt.Errorf("runtime: %s: weight %s has %d entries, want %v = %d", l.name, f.Param, len(w.Factors[i]), f.Shape, f.Weights())
 		}
@@ -214,6 +244,9 @@ func (l *layer) checkWeights(w Weights) error {
 	}
 	if s.Guide {
 		guide = s.Out * s.In
+	}
+	if w.Inputs != nil && len(w.Inputs) != s.In {
+		return fmt.Errorf("runtime: %s: sizes of %d inputs, want %d", l.name, len(w.Inputs), s.In)
 	}
 	if len(w.Bias) != bias {
 		return fmt.Errorf("runtime: %s: bias has %d entries, want %d", l.name, len(w.Bias), bias)
@@ -249,8 +282,67 @@ func (l *layer) listPanels() {
 			p.q.PackWeights(p.i, l.weights.Guide, l.plan.Guide)
 			return
 		}
+		if m := l.integers[p.factor]; m != nil {
+			p.q.PackIntegers(p.i, m)
+			return
+		}
 		p.q.PackWeights(p.i, l.weights.Factors[p.factor], &l.plan.Factors[p.factor])
 	}
+}
+
+// quantize makes integers of the factors in such a format, for as long as they are packed.
+func (l *layer) quantize() {
+	if len(l.integers) == 0 {
+		l.integers = make([]*quant.Matrix, len(l.plan.Factors))
+	}
+	for i := range l.plan.Factors {
+		f := &l.plan.Factors[i]
+		if !f.Format.Quantized() {
+			continue
+		}
+		m := l.weights.matrix(i)
+		if m == nil {
+			var sizes []float32
+			if i == 0 {
+				sizes = l.weights.Inputs
+			}
+			m = Quantize(f, l.weights.Factors[i], sizes, l.opt.Pool)
+		}
+		l.integers[i] = m
+		for _, q := range l.forward[i] {
+			q.SetInputs(m)
+		}
+	}
+}
+
+// Quantize makes integers of the weights of a planned factor in such a format, each the
+// nearest. sizes, where not nil, is about how large its inputs are.
+func Quantize(f *plan.Factor, w, sizes []float32, pool *Pool) *quant.Matrix {
+	c := f.Factor
+	m := quant.New(f.Format, c.Blocks, c.Out, c.In)
+	orders := f.Orders()
+	if sizes != nil {
+		for b, order := range orders {
+			Equalize(m, w, b, order, quant.Ordered(sizes[b*c.In:(b+1)*c.In], order))
+		}
+	}
+	pool.Run(c.Blocks*c.Out, func(_, r int) {
+		m.SetRow(r, quant.Ordered(w[r*c.In:(r+1)*c.In], orders[r/c.Out]), nil)
+	})
+	return m
+}
+
+// Equalize scales the inputs of a block of a matrix that becomes of w, of which sizes, in
+// the order of products, says how large they are.
+func Equalize(m *quant.Matrix, w []float32, block int, order []int, sizes []float32) {
+	largest := make([]float32, m.In)
+	for o := range m.Out {
+		row := w[(block*m.Out+o)*m.In:][:m.In]
+		for k, c := range order {
+			largest[k] = max(largest[k], float32(math.Abs(float64(row[c]))))
+		}
+	}
+	quant.Equalize(m.Inputs[block*m.In:(block+1)*m.In], sizes, largest)
 }
 
 // repack copies the weights into the kernels' packs.
@@ -258,7 +350,9 @@ func (l *layer) repack() {
 	if len(l.weights.Factors) == 0 {
 		panic("runtime: " + l.name + " holds packs alone, its weights were dropped")
 	}
+	l.quantize()
 	l.opt.Pool.Run(len(l.panels), l.packPanel)
+	clear(l.integers)
 	if l.plan.Spec.Bias {
 		for _, q := range l.forward[len(l.forward)-1] {
 			q.PackBias(l.weights.Bias, l.plan.Bias)

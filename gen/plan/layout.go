@@ -44,11 +44,15 @@ type Factor struct {
 }
 
 // In is the layer with its products in a format. Factors whose lanes run across blocks
-// keep float32: they are small.
+// keep float32, and others too small for integers bfloat16.
 func (l Layer) In(format kernel.FormatName) Layer {
 	l.Factors = slices.Clone(l.Factors)
 	for i := range l.Factors {
-		if f := &l.Factors[i]; !f.Across {
+		switch f := &l.Factors[i]; {
+		case f.Across:
+		case format.Quantized() && !f.Quantizes():
+			f.Format = kernel.BF16
+		default:
 			f.Format = format
 		}
 	}

@@ -131,12 +131,11 @@ func (e *asm) finish() ([]byte, error) {
 		return nil, err
 	}
 	src, err := printer.NewGoAsm(printer.Config{Name: "sffngen"}).Print(f)
-	return columns.ReplaceAll(src, []byte(" ")), err
+	return padding.ReplaceAll(src, []byte(" ")), err
 }
 
-// columns is what the printer puts between opcodes and operands, to align them: a
-// tenth of a file.
-var columns = regexp.MustCompile(` {2,}`)
+// padding is what the printer lines operands up with: a tenth of the text.
+var padding = regexp.MustCompile(" {2,}")
 
 // stubs declares the functions of the files.
 func stubs(pkg, argsType string, files ...*asm) []byte {

@@ -31,6 +31,10 @@ func Mul(pkg string, kernels []kernel.Row) (map[string][]byte, error) {
 		for _, k := range ks {
 			if k.Across {
 				e.across(k)
+			} else if k.Format.Quantized() {
+				if err := e.integers(k); err != nil {
+					return nil, err
+				}
 			} else if err := e.mul(k); err != nil {
 				return nil, err
 			}

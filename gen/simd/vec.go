@@ -246,6 +246,8 @@ var emitVec = map[kernel.VecOp]func(*asm){
 		})
 		e.result(0, acc, e.VMAXPS)
 	},
+	kernel.OpLargest:  largest,
+	kernel.OpQuantize: quantize,
 	kernel.OpExpSum: func(e *asm) {
 		scale, shift, top, acc := e.scalar(0), e.scalar(1), e.scalar(2), e.sums(2)
 		e.loop(2, []int{0, 1}, func(b *vecBody) {

@@ -709,6 +709,33 @@ func mul_f32_strip_9x16_avx512(a *kernel.Args)
 func mul_f32_strip_9x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_int4_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_bf16_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
@@ -1013,3 +1040,18 @@ func mul_f32_strip_6x16_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_f32_strip_6x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_4x32_avx2(a *kernel.Args)

@@ -94,6 +94,12 @@ func vec_f32_bf16pairs_avx512(a *kernel.VecArgs)
 func vec_f32_roundbf16_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_largest_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_quantize_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_read_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -185,6 +191,12 @@ func vec_f32_bf16pairs_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_roundbf16_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_largest_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_quantize_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_read_avx2(a *kernel.VecArgs)

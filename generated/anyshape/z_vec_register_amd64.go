@@ -20,7 +20,7 @@ var (
 	_ [88]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
 	_ [128]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
 	_ [136]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
-	_ [31]struct{}  = [kernel.NumVecOps]struct{}{}
+	_ [33]struct{}  = [kernel.NumVecOps]struct{}{}
 )
 
 func init() {
@@ -54,8 +54,10 @@ func init() {
 		26: vec_f32_bf16_avx512,
 		27: vec_f32_bf16pairs_avx512,
 		28: vec_f32_roundbf16_avx512,
-		29: vec_f32_read_avx512,
-		30: vec_f32_peak_avx512,
+		29: vec_f32_largest_avx512,
+		30: vec_f32_quantize_avx512,
+		31: vec_f32_read_avx512,
+		32: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -87,7 +89,9 @@ func init() {
 		26: vec_f32_bf16_avx2,
 		27: vec_f32_bf16pairs_avx2,
 		28: vec_f32_roundbf16_avx2,
-		29: vec_f32_read_avx2,
-		30: vec_f32_peak_avx2,
+		29: vec_f32_largest_avx2,
+		30: vec_f32_quantize_avx2,
+		31: vec_f32_read_avx2,
+		32: vec_f32_peak_avx2,
 	})
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/token"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // State is what resume needs beside tensors. The random numbers of a run are
@@ -59,6 +60,9 @@ type State struct {
 	// WeightsOnly says that there are no moments: a model that came from elsewhere,
 	// from which a run may begin, but none goes on. SaveWeights fills it in.
 	WeightsOnly bool `json:"weights_only,omitempty"`
+	// Weights is the format of the weights where it is not float32: a model to run, which
+	// is of weights alone.
+	Weights kernel.FormatName `json:"weights,omitempty"`
 	// Tokenizer and Data tell which data the run reads. Save fills in the
 	// tokenizer's, of which the file lies beside, where there is one; the hash is
 	// empty in the first edition's, which knew bytes alone. The name is empty where
@@ -135,6 +139,13 @@ func SaveWeights(run string, source []byte, s State, tok token.Tokenizer, params
 	return create(run, source, s, tok, []file{{modelFile, func(f io.Writer) error { return writeModel(f, params) }}})
 }
 
+// SaveIntegers is SaveWeights of a model to run, whose weights have a format of integers:
+// the tensors are those of [quantize.Param.Values], and of the other parameters.
+func SaveIntegers(run string, source []byte, s State, tok token.Tokenizer, f kernel.FormatName, tensors []safetensors.Value) (dir string, err error) {
+	s.Weights = f
+	return SaveWeights(run, source, s, tok, tensors)
+}
+
 // Vacant says that the folder of a run has no checkpoint, or is not there.
 func Vacant(run string) error {
 	has, err := Find(run)
@@ -176,7 +187,9 @@ func create(run string, source []byte, s State, tok token.Tokenizer, files []fil
 			err = errors.Join(fmt.Errorf("checkpoint %s: %w; the earlier checkpoints are whole", filepath.Join(run, name), err), os.RemoveAll(tmp))
 		}
 	}()
-	s.Format = Format
+	if s.Format = formatFloat32; s.Weights != "" {
+		s.Format = Format
+	}
 	if s.Edition == 0 {
 		s.Edition = config.Edition
 	}
@@ -337,6 +350,19 @@ func Tokenizer(dir string, s State) (token.Tokenizer, error) {
 // maxText bounds the small files of a checkpoint.
 const maxText = 1 << 20
 
+// readState reads the state of a checkpoint.
+func readState(dir string, sums sums) (s State, err error) {
+	name := filepath.Join(dir, stateFile)
+	text, err := sums.readChecked(dir, stateFile, maxText)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(text, &s); err != nil {
+		return s, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, s.checkFormat(name, sums != nil)
+}
+
 // Describe reads the configuration and state of a checkpoint.
 func Describe(dir string) (*config.Config, State, error) {
 	var s State
@@ -345,14 +371,7 @@ func Describe(dir string) (*config.Config, State, error) {
 		return nil, s, err
 	}
 	name := filepath.Join(dir, stateFile)
-	text, err := sums.readChecked(dir, stateFile, maxText)
-	if err != nil {
-		return nil, s, err
-	}
-	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, s, fmt.Errorf("%s: %w", name, err)
-	}
-	if err := s.checkFormat(name, sums != nil); err != nil {
+	if s, err = readState(dir, sums); err != nil {
 		return nil, s, err
 	}
 	src, err := sums.readChecked(dir, configFile, maxText)
@@ -445,22 +464,35 @@ func (o *Moments) Close() error {
 }
 
 // Verify reads the header of a checkpoint's model and checks that it has the
-// parameters, and no others, before anything of their size is allocated.
-func Verify(dir string, c *config.Config) error {
+// parameters in float32, and no others, before anything of their size is allocated.
+func Verify(dir string, c *config.Config) error { return VerifyAs(dir, c, "") }
+
+// VerifyAs is Verify of a checkpoint whose weights have a format.
+func VerifyAs(dir string, c *config.Config, weights kernel.FormatName) error {
 	f, err := safetensors.Open(filepath.Join(dir, modelFile))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	want := c.Model.Params()
-	for _, q := range want {
+	params, tensors := c.Model.Params(), 0
+	integers := integersOf(c.Model, weights)
+	for _, q := range params {
+		if p, ok := integers[q.Name]; ok {
+			n, err := p.Check(f)
+			if err != nil {
+				return err
+			}
+			tensors += n
+			continue
+		}
+		tensors++
 		t, ok := f.Lookup(q.Name)
 		if !ok || !slices.Equal(t.Shape, q.Shape) {
 			return fmt.Errorf("%s: %s has shape %v, the configuration says %v", filepath.Join(dir, modelFile), q.Name, t.Shape, q.Shape)
 		}
 	}
-	if n := len(f.Tensors()); n != len(want) {
-		return fmt.Errorf("%s: %d tensors, the configuration has %d parameters", filepath.Join(dir, modelFile), n, len(want))
+	if n := len(f.Tensors()); n != tensors {
+		return fmt.Errorf("%s: %d tensors, the configuration has %d parameters, which are %d", filepath.Join(dir, modelFile), n, len(params), tensors)
 	}
 	return nil
 }
@@ -468,6 +500,13 @@ func Verify(dir string, c *config.Config) error {
 func load(dir, name string, sets map[string]*model.Params) error {
 	sums, err := readSums(dir)
 	if err != nil {
+		return err
+	}
+	s, err := readState(dir, sums)
+	if err != nil {
+		return err
+	}
+	if err := s.Trainable(dir); err != nil {
 		return err
 	}
 	var tensors, guides []safetensors.Value

@@ -93,7 +93,7 @@ func TestBitRot(t *testing.T) {
 func TestFormats(t *testing.T) {
 	_, p := params(t)
 	dir := save(t, t.TempDir(), 3, 1)
-	if c, s, err := Describe(dir); err != nil || s.Format != Format || s.Edition != config.Edition || c.Edition != config.Edition || c.Train.DecayAll {
+	if c, s, err := Describe(dir); err != nil || s.Format != formatFloat32 || s.Edition != config.Edition || c.Edition != config.Edition || c.Train.DecayAll {
 		t.Errorf("%+v, %v", s, err)
 	}
 	unseal(t, dir)
@@ -104,7 +104,9 @@ func TestFormats(t *testing.T) {
 		t.Errorf("one of the first edition: %v", err)
 	}
 	for want, state := range map[string]string{
-		"state.json: format 4 is unknown, this program reads 1 to 3":                          `{"format": 4, "step": 1, "steps": 2}`,
+		"state.json: format 5 is unknown, this program reads 1 to 4":                          `{"format": 5, "step": 1, "steps": 2}`,
+		`state.json: weights in format "int8" in a checkpoint of format 3`:                    `{"format": 3, "edition": 2, "weights": "int8", "step": 1, "steps": 2}`,
+		`state.json: weights in format "int5" in a checkpoint of format 4`:                    `{"format": 4, "edition": 2, "weights": "int5", "step": 1, "steps": 2}`,
 		"state.json: step 5 of 2 is impossible":                                               `{"step": 5, "steps": 2}`,
 		"state.json: edition 3 of the configuration's defaults is unknown":                    `{"format": 3, "edition": 3, "step": 1, "steps": 2}`,
 		"state.json: edition 0 of the configuration's defaults is unknown":                    `{"format": 3, "step": 1, "steps": 2}`,

@@ -65,11 +65,11 @@ func (c *Conversion) allot(ctx context.Context, w *checkpoint.Weights, r *Report
 	defer m.Close()
 	few := *c.Calibration
 	few.IDs = few.first(fittedTokens)
-	text, err := newStream(m, &few)
+	text, err := NewStream(m, &few)
 	if err != nil {
 		return err
 	}
-	defer text.close()
+	defer text.Close()
 	ids := few.first(max(fewestTokens, int(measuredWork/float64(2*from.Count().Total))))
 	c.sweeps = measuredSweeps
 	defer func() { c.sweeps = 0 }()

@@ -142,11 +142,11 @@ func TestStreamLoss(t *testing.T) {
 	pool := rt.NewPool(2)
 	defer pool.Close()
 	m, c := load(t, from, pool), text(true)
-	s, err := newStream(m, c)
+	s, err := NewStream(m, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer s.Close()
 	w := rt.FFNWeights{}
 	for name, l := range map[string]*rt.Weights{"fc1": &w.FC1, "fc2": &w.FC2} {
 		x := slices.Clone(p.Get("model.layers.1.mlp." + name + ".weight"))

@@ -26,6 +26,9 @@ type Calibration struct {
 	Allot bool
 }
 
+// Check looks whether the text is one for a model.
+func (c *Calibration) Check(m spec.Model) error { return c.check(m) }
+
 func (c *Calibration) check(m spec.Model) error {
 	if c.Seq < 1 || c.Seq > m.MaxPositions || len(c.IDs) < c.Seq || len(c.IDs)%c.Seq != 0 {
 		return fmt.Errorf("convert: %d tokens to calibrate on are no sequences of %d, of a model that takes up to %d", len(c.IDs), c.Seq, m.MaxPositions)
@@ -36,9 +39,9 @@ func (c *Calibration) check(m spec.Model) error {
 // rowsAtOnce is about how many tokens go through a layer together.
 const rowsAtOnce = 2048
 
-// stream is the calibration's text on its way through the model, a layer at a time: of
+// Stream is the calibration's text on its way through the model, a layer at a time: of
 // each token it holds the residual stream, and what the network of the layer reads.
-type stream struct {
+type Stream struct {
 	m    *decode.Model
 	pass *model.Pass
 	act  *model.Activations
@@ -48,17 +51,17 @@ type stream struct {
 	// x and norm are [tokens, hidden].
 	x, norm     []float32
 	mixed       int // sequences that attend at a time
-	grams       map[int]*gram
+	grams       map[int]*Gram
 	arena       rt.Arena
 	hidden, pre []float32 // of a batch
 }
 
-// newStream embeds the text.
-func newStream(m *decode.Model, c *Calibration) (*stream, error) {
+// NewStream embeds the text, for a model that takes float32.
+func NewStream(m *decode.Model, c *Calibration) (*Stream, error) {
 	if err := m.CheckTokens(c.IDs); err != nil {
 		return nil, fmt.Errorf("convert: calibration: %w", err)
 	}
-	s := &stream{m: m, pass: m.NewPass(), ids: c.IDs, seq: c.Seq, batch: max(1, rowsAtOnce/c.Seq), grams: map[int]*gram{}}
+	s := &Stream{m: m, pass: m.NewPass(), ids: c.IDs, seq: c.Seq, batch: max(1, rowsAtOnce/c.Seq), grams: map[int]*Gram{}}
 	rows := s.batch * s.seq
 	s.act = m.NewActivations(&s.arena, rows)
 	s.x, s.norm = s.arena.Floats(len(s.ids)*m.Spec.Hidden), s.arena.Floats(len(s.ids)*m.Spec.Hidden)
@@ -74,16 +77,17 @@ func newStream(m *decode.Model, c *Calibration) (*stream, error) {
 	return s, nil
 }
 
-func (s *stream) close() {
+// Close frees the stream.
+func (s *Stream) Close() {
 	for _, g := range s.grams {
-		g.close()
+		g.Close()
 	}
 	s.pass.Close()
 	s.arena.Close()
 }
 
 // each calls f for each batch of tokens.
-func (s *stream) each(ctx context.Context, f func(lo, rows int) error) error {
+func (s *Stream) each(ctx context.Context, f func(lo, rows int) error) error {
 	for lo := 0; lo < len(s.ids); lo += s.batch * s.seq {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -95,29 +99,54 @@ func (s *stream) each(ctx context.Context, f func(lo, rows int) error) error {
 	return nil
 }
 
-func (s *stream) stretch(x []float32, lo, rows int) []float32 {
+func (s *Stream) stretch(x []float32, lo, rows int) []float32 {
 	h := s.m.Spec.Hidden
 	return x[lo*h : (lo+rows)*h]
 }
 
 // attend is attention over whole sequences.
-func (s *stream) attend(i int) error {
+func (s *Stream) attend(i int) error {
 	s.m.Attention(i).Forward(s.act.Attn, nil, s.act.QKV, s.mixed, s.seq, s.pass.Attention)
 	return nil
 }
 
 // mix runs layer i up to its network.
-func (s *stream) mix(ctx context.Context, i int) error {
+func (s *Stream) mix(ctx context.Context, i int) error {
+	return s.Mix(ctx, i, func(*model.Activations, int) error { return nil })
+}
+
+// Mix runs layer i up to its network, and calls f after each batch: with what the layer
+// has computed of so many rows. The batches come in the same order for every layer.
+func (s *Stream) Mix(ctx context.Context, i int, f func(a *model.Activations, rows int) error) error {
 	return s.each(ctx, func(lo, rows int) error {
 		x := s.stretch(s.x, lo, rows)
 		s.act.X, s.act.Mid, s.act.Norm2 = x, x, s.stretch(s.norm, lo, rows)
 		s.mixed = rows / s.seq
-		return s.pass.Mix(i, s.act, rows, s.attend)
+		if err := s.pass.Mix(i, s.act, rows, s.attend); err != nil {
+			return err
+		}
+		return f(s.act, rows)
 	})
 }
 
-// advance runs the network of the layer.
-func (s *stream) advance(ctx context.Context, f *rt.FFN) error {
+// Advance runs the network of the layer: of the rows that Mix stopped at.
+func (s *Stream) Advance(ctx context.Context, f *rt.FFN) error { return s.advance(ctx, f) }
+
+// Workspace is scratch for layers that are run beside it.
+func (s *Stream) Workspace() *rt.Workspace { return s.pass.Workspace }
+
+// Activate computes activations of rows of n results, as the model does.
+func (s *Stream) Activate(e kernel.Epilogue, y, pre []float32, n int) {
+	s.m.Vec().Activate(e, y, pre, n)
+}
+
+// Rows is the number of rows of a batch, at most.
+func (s *Stream) Rows() int { return s.batch * s.seq }
+
+// Tokens is the number of rows in all.
+func (s *Stream) Tokens() int { return len(s.ids) }
+
+func (s *Stream) advance(ctx context.Context, f *rt.FFN) error {
 	return s.each(ctx, func(lo, rows int) error {
 		x := s.stretch(s.x, lo, rows)
 		f.Forward(x, s.stretch(s.norm, lo, rows), x, rows, nil, s.pass.Workspace)
@@ -131,7 +160,7 @@ const logitRows = 128
 // loss is the mean loss of the first tokens of the text where the network of layer i,
 // before which the text stands, is another one: of the next token of each sequence, the
 // last of which has none. The stream stays where it is.
-func (s *stream) loss(ctx context.Context, i int, f *rt.FFN, tokens int) (float64, error) {
+func (s *Stream) loss(ctx context.Context, i int, f *rt.FFN, tokens int) (float64, error) {
 	t := *s
 	t.ids, t.x, t.norm = s.ids[:tokens], slices.Clone(s.stretch(s.x, 0, tokens)), slices.Clone(s.stretch(s.norm, 0, tokens))
 	if err := t.advance(ctx, f); err != nil {
@@ -181,24 +210,24 @@ func surprise(logits []float32, id int32) float64 {
 }
 
 // inputs are the moments of what the network reads.
-func (s *stream) inputs(ctx context.Context) (*project.Moments, error) {
+func (s *Stream) inputs(ctx context.Context) (*project.Moments, error) {
 	g, err := s.gram(s.m.Spec.Hidden)
 	if err != nil {
 		return nil, err
 	}
 	err = s.each(ctx, func(lo, rows int) error {
-		g.add(s.stretch(s.norm, lo, rows), rows, s.pass.Workspace)
+		g.Add(s.stretch(s.norm, lo, rows), rows, s.pass.Workspace)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return project.NewMoments(g.take(), g.n, len(s.ids))
+	return project.NewMoments(g.Take(), g.n, len(s.ids))
 }
 
 // activations are the moments of what the second linear of a network reads, whose first
 // one has these weights.
-func (s *stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*project.Moments, error) {
+func (s *Stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*project.Moments, error) {
 	g, err := s.gram(f.FFN)
 	if err != nil {
 		return nil, err
@@ -212,25 +241,26 @@ func (s *stream) activations(ctx context.Context, f spec.FFN, w rt.Weights) (*pr
 		y, pre := s.hidden[:rows*f.FFN], s.pre[:rows*f.FC1().Out]
 		fc1.Forward(pre, s.stretch(s.norm, lo, rows), nil, rows, nil, s.pass.Workspace)
 		s.m.Vec().Activate(kernel.Epilogue(f.Act), y, pre, f.FFN)
-		g.add(y, rows, s.pass.Workspace)
+		g.Add(y, rows, s.pass.Workspace)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return project.NewMoments(g.take(), g.n, len(s.ids))
+	return project.NewMoments(g.Take(), g.n, len(s.ids))
 }
 
 // strips is the number of stretches of columns that x^T x is cut into: what lies below
 // the diagonal is left out, but for a half of each square on it.
 const strips = 8
 
-// gram adds up x^T x, its upper triangle: float32 within a batch, by the kernels of
+// Gram adds up x^T x, its upper triangle: float32 within a batch, by the kernels of
 // gradients, float64 from batch to batch. These sums do not depend on the threads.
-type gram struct {
+type Gram struct {
 	n      int
 	strips []strip
 	sum    []float64
+	arena  rt.Arena
 }
 
 // strip is what columns lo to hi have with those from lo on: a layer's gradient.
@@ -241,45 +271,44 @@ type strip struct {
 	rows, rest []float32 // of x: the strip's own columns, and those from lo on
 }
 
-// gram is an empty one of rows of n.
-func (s *stream) gram(n int) (*gram, error) {
-	if g, ok := s.grams[n]; ok {
-		return g, nil
-	}
-	opt := s.m.Options()
+// NewGram is an empty one of batches of so many rows, at most, of n.
+func NewGram(n, rows int, opt rt.Options) (*Gram, error) {
 	opt.Train = true
-	g, rows := &gram{n: n}, s.batch*s.seq
-	s.grams[n] = g
-	size := (n/strips + kernel.Panel - 1) / kernel.Panel * kernel.Panel
+	g := &Gram{n: n}
+	size := max(1, (n/strips+kernel.Panel-1)/kernel.Panel) * kernel.Panel
 	for lo := 0; lo < n; lo += size {
 		p := strip{lo: lo, hi: min(lo+size, n)}
 		wide, all := p.hi-lo, n-lo
-		w := rt.Weights{Factors: [][]float32{s.arena.Floats(wide * all)}}
+		w := rt.Weights{Factors: [][]float32{g.arena.Floats(wide * all)}}
 		var err error
 		if p.l, err = rt.NewLinear(spec.Linear{Kind: spec.Dense, In: all, Out: wide}, w, opt); err != nil {
+			g.Close()
 			return nil, err
 		}
 		p.part.Factors = w.Factors // the layer runs on its packs, and its weights are never asked for
 		p.l.DropWeights()
-		p.rows, p.rest = s.arena.Floats(rows*wide), s.arena.Floats(rows*all)
+		p.rows, p.rest = g.arena.Floats(rows*wide), g.arena.Floats(rows*all)
 		g.strips = append(g.strips, p)
 	}
 	return g, nil
 }
 
-func (g *gram) close() {
+// Close frees it; a sum that was taken stays.
+func (g *Gram) Close() {
 	for _, p := range g.strips {
 		p.l.Close()
 	}
+	g.arena.Close()
 }
 
-// take is the sum so far, and begins another.
-func (g *gram) take() (sum []float64) {
+// Take is the sum so far, [n, n], and begins another.
+func (g *Gram) Take() (sum []float64) {
 	sum, g.sum = g.sum, nil
 	return sum
 }
 
-func (g *gram) add(x []float32, rows int, ws *rt.Workspace) {
+// Add adds rows of n.
+func (g *Gram) Add(x []float32, rows int, ws *rt.Workspace) {
 	if g.sum == nil {
 		g.sum = make([]float64, g.n*g.n)
 	}
@@ -296,4 +325,16 @@ func (g *gram) add(x []float32, rows int, ws *rt.Workspace) {
 			g.sum[r*g.n+p.lo+i%all] += float64(v)
 		}
 	}
+}
+
+// gram is an empty one of rows of n, made once.
+func (s *Stream) gram(n int) (*Gram, error) {
+	if g, ok := s.grams[n]; ok {
+		return g, nil
+	}
+	g, err := NewGram(n, s.Rows(), s.m.Options())
+	if err == nil {
+		s.grams[n] = g
+	}
+	return g, err
 }

@@ -49,11 +49,11 @@ func TestCalibrateOutputs(t *testing.T) {
 				pool := rt.NewPool(2)
 				defer pool.Close()
 				before, after := load(t, from, pool), load(t, to, pool)
-				s, err := newStream(before, c.Calibration)
+				s, err := NewStream(before, c.Calibration)
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer s.close()
+				defer s.Close()
 				ctx := context.Background()
 				for i, l := range r.Layers {
 					if err := s.mix(ctx, i); err != nil {
@@ -88,7 +88,7 @@ func TestCalibrateOutputs(t *testing.T) {
 
 // checkOutputs computes the errors of one network's outputs in float64, on what the
 // stream has of the layer.
-func checkOutputs(t *testing.T, s *stream, from, to spec.FFN, dense, p *model.Params, name string, r LayerReport) {
+func checkOutputs(t *testing.T, s *Stream, from, to spec.FFN, dense, p *model.Params, name string, r LayerReport) {
 	t.Helper()
 	if from == to {
 		if r.FC1.Outputs != nil || r.FC2.Outputs != nil {

@@ -44,6 +44,9 @@ func (c *Conversion) step() {
 // Begin looks at what is asked for, before any work: it says how many steps there are.
 // The run's folder may have no checkpoint yet.
 func (c *Conversion) Begin(run string) (steps int, err error) {
+	if err := c.From.State.Trainable(c.From.Dir); err != nil {
+		return 0, err
+	}
 	if err := checkpoint.Vacant(run); err != nil {
 		return 0, err
 	}
@@ -89,17 +92,17 @@ func (c *Conversion) Run(ctx context.Context) (*Report, error) {
 		}
 	}
 	to := c.to
-	var text *stream
+	var text *Stream
 	if c.Calibration != nil {
 		m, err := c.From.Load(c.Options)
 		if err != nil {
 			return nil, err
 		}
 		defer m.Close()
-		if text, err = newStream(m, c.Calibration); err != nil {
+		if text, err = NewStream(m, c.Calibration); err != nil {
 			return nil, err
 		}
-		defer text.close()
+		defer text.Close()
 	}
 	converted := map[string][]float32{} // by the names of parameters
 	for i := range to.Layers {
@@ -144,7 +147,7 @@ type network struct {
 }
 
 // layer converts a network. text, where not nil, stands before it, and passes it.
-func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (network, error) {
+func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *Stream) (network, error) {
 	n, err := c.convert(ctx, to, from, w, text)
 	if err != nil {
 		return n, err
@@ -154,7 +157,7 @@ func (c *Conversion) layer(ctx context.Context, to, from spec.FFN, w rt.FFNWeigh
 }
 
 // convert is layer without a step of the text.
-func (c *Conversion) convert(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *stream) (n network, err error) {
+func (c *Conversion) convert(ctx context.Context, to, from spec.FFN, w rt.FFNWeights, text *Stream) (n network, err error) {
 	var moments *project.Moments
 	if to.Kind == spec.Dense {
 		if text != nil {
@@ -184,7 +187,7 @@ func (c *Conversion) convert(ctx context.Context, to, from spec.FFN, w rt.FFNWei
 }
 
 // pass sends the text through a network that was converted.
-func (c *Conversion) pass(ctx context.Context, f spec.FFN, n network, text *stream) error {
+func (c *Conversion) pass(ctx context.Context, f spec.FFN, n network, text *Stream) error {
 	if text == nil {
 		return nil
 	}

@@ -30,6 +30,15 @@ func Load(s spec.Model, from model.Source, opt rt.Options) (*Model, error) {
 	return newModel(m, from), nil
 }
 
+// loadIntegers is Load of a model some of whose weights are integers already.
+func loadIntegers(s spec.Model, from model.Source, integers model.Integers, opt rt.Options) (*Model, error) {
+	m, err := model.LoadIntegers(s, from, integers, opt)
+	if err != nil {
+		return nil, err
+	}
+	return newModel(m, from), nil
+}
+
 // Of decodes with a model that has its parameters, such as one in training.
 func Of(m *model.Model) *Model { return newModel(m, m.Params.Read) }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/token"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Checkpoint is a model on disk.
@@ -29,7 +30,7 @@ func Open(dir string) (*Checkpoint, error) {
 	}
 	c := &Checkpoint{Dir: dir, Config: cfg, State: state}
 	c.Config.Model.Guided = false
-	if err := checkpoint.Verify(dir, c.Config); err != nil {
+	if err := checkpoint.VerifyAs(dir, c.Config, state.Weights); err != nil {
 		return nil, err
 	}
 	if c.Tokenizer, err = checkpoint.Tokenizer(dir, c.State); err != nil {
@@ -59,7 +60,14 @@ func (c *Checkpoint) Load(opt rt.Options) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := Load(c.Config.Model, w.Read, opt)
+	if stored := c.State.Weights; stored != "" {
+		if f := opt.Format; f != "" && f != kernel.F32 && f != stored {
+			w.Close()
+			return nil, fmt.Errorf("%s holds its weights as %s, and runs in no other format than that, not in %s", c.Dir, stored, f)
+		}
+		opt.Format = stored
+	}
+	m, err := loadIntegers(c.Config.Model, w.Read, w.Matrix, opt)
 	if err != nil {
 		w.Close()
 		return nil, c.diverged(err)

@@ -59,6 +59,11 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 	}
 	s := c.Model
 	s.Guided = false
+	if _, state, err := checkpoint.Describe(dir); err != nil {
+		return nil, err
+	} else if err := state.Trainable(dir); err != nil {
+		return nil, err
+	}
 	w, err := checkpoint.OpenWeights(dir)
 	if err != nil {
 		return nil, err

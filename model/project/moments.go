@@ -57,6 +57,9 @@ func NewMoments(sum []float64, n, rows int) (*Moments, error) {
 	return m, nil
 }
 
+// Matrix is [n, n], both triangles, with the ridge; not to be changed.
+func (m *Moments) Matrix() *mat.Dense { return m.c }
+
 // At is the moment of inputs i and j.
 func (m *Moments) At(i, j int) float64 { return m.c.At(i, j) }
 

@@ -297,12 +297,38 @@ func (s *File) Int64s(name string) ([]int64, error) {
 	return x, nil
 }
 
+// Expect checks that there is a tensor of a type and shape.
+func (s *File) Expect(name, dtype string, shape []int) error {
+	t, err := s.find(name, dtype)
+	if err != nil {
+		return err
+	}
+	return s.shaped(t, shape)
+}
+
+// Bytes reads a tensor of a type and shape as its bytes.
+func (s *File) Bytes(name, dtype string, shape []int) ([]byte, error) {
+	t, err := s.find(name, dtype)
+	if err == nil {
+		err = s.shaped(t, shape)
+	}
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, t.end-t.begin)
+	return b, s.read(t, b)
+}
+
 // Value is a tensor to write: Data, or, where Stream is not nil, the entries that
-// it passes to write, in order. The file has them as Type, F32 where it is empty.
+// it passes to write, in order; the file has them as Type, F32 where it is empty. Where
+// DType is not empty, the tensor is of that type, and Raw gives its bytes when its turn
+// comes.
 type Value struct {
 	Name   string
 	Shape  []int
 	Type   narrow.Type
+	DType  string
+	Raw    func() ([]byte, error)
 	Data   []float32
 	Stream func(write func(x []float32) error) error
 }
@@ -356,21 +382,31 @@ func Write(w io.Writer, values []Value, metadata map[string]string) error {
 // size is the number of entries that the shape asks for.
 func (v Value) size() int64 { return int64(Tensor{Shape: v.Shape}.Size()) }
 
-func (v Value) dtype() narrow.Type { return cmp.Or(v.Type, narrow.F32) }
+func (v Value) dtype() string { return cmp.Or(v.DType, string(v.Type), string(narrow.F32)) }
 
 // Bytes is how many bytes the entries take in the file.
-func (v Value) Bytes() int64 { return v.size() * int64(v.dtype().Size()) }
+func (v Value) Bytes() int64 { return v.size() * sizes[v.dtype()] }
 
 // write writes the entries as they come: as many as the header says.
 func (v Value) write(w io.Writer) error {
 	left := v.size()
 	var scratch []byte
+	if v.DType != "" {
+		b, err := v.Raw()
+		if err == nil && int64(len(b)) != v.Bytes() {
+			err = fmt.Errorf("%s: %d bytes, %s of shape %v has %d", v.Name, len(b), v.DType, v.Shape, v.Bytes())
+		}
+		if err == nil {
+			_, err = w.Write(b)
+		}
+		return err
+	}
 	write := func(x []float32) error {
 		if left -= int64(len(x)); left < 0 {
 			return fmt.Errorf("%s: more than the %d entries of shape %v", v.Name, v.size(), v.Shape)
 		}
 		b := narrow.Bytes(x)
-		if v.dtype() != narrow.F32 {
+		if v.dtype() != string(narrow.F32) {
 			var err error
 			if scratch, err = v.Type.Append(scratch[:0], x); err != nil {
 				return fmt.Errorf("%s: %w", v.Name, err)

@@ -64,6 +64,9 @@ func (r *Run) openInit() (*beginning, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.Trainable(dir); err != nil {
+		return nil, err
+	}
 	b, want := &beginning{dir: dir, what: "without its moments"}, r.Config.Model
 	if b.dense = want.Guided && want.Structured() && !c.Model.Structured(); b.dense {
 		b.what = "whose feed-forward matrices are the guides, and their projections the factors"

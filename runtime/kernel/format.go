@@ -13,8 +13,11 @@ type Type struct {
 
 // The types of the shipped formats.
 var (
-	Float32  = Type{"float32", 32}
-	BFloat16 = Type{"bfloat16", 16}
+	Float32   = Type{"float32", 32}
+	BFloat16  = Type{"bfloat16", 16}
+	Integer4  = Type{"int4", 4}
+	Integer8  = Type{"int8", 8}
+	Integer32 = Type{"int32", 32}
 )
 
 // EntryBytes is the size of an entry of activations, parameters, gradients and
@@ -61,6 +64,8 @@ type Format struct {
 	KGroup int
 	// MaxKC bounds the depth of a block of k: one of the sizes of [Sums], 0 for [MaxKC].
 	MaxKC int
+	// KPad is what the depths of packs are padded to multiples of, 0 for the group.
+	KPad int
 	// Scales of type ScaleType belong to columns, or to each ScaleGroup k of one.
 	Scales     Scales
 	ScaleType  Type
@@ -81,6 +86,14 @@ var formats = []Format{
 		Needs: map[ISA][]Feature{AVX512: {HasAVX512BF16}}, Left: map[ISA]Type{AVX2: Float32, Portable: Float32},
 	},
 	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16},
+	{
+		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup, MaxKC: MaxKCIntegers,
+		Scales: ColumnScales, ScaleType: Float32, Needs: vnni,
+	},
+	{
+		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup, MaxKC: MaxKCIntegers,
+		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni,
+	},
 }
 
 // Formats lists the names of the formats.
@@ -134,6 +147,9 @@ func (f *Format) LeftBytes(isa ISA, k int) int {
 // stores whole vectors.
 func (f *Format) LeftStride(isa ISA, k int) int {
 	const line = 64
+	if f.Name.Quantized() {
+		return LeftRow(k)
+	}
 	return (f.LeftBytes(isa, k)+line-1)/line*line + line
 }
 
@@ -150,7 +166,12 @@ func (n FormatName) ColumnUnit() int {
 func (f *Format) GroupBytes() int { return f.Weights.Bits * f.KGroup / 8 }
 
 // Groups is the number of groups of kc products; the last one may have padding.
-func (f *Format) Groups(kc int) int { return (kc + f.KGroup - 1) / f.KGroup }
+func (f *Format) Groups(kc int) int {
+	if f.KPad > 0 {
+		kc = (kc + f.KPad - 1) / f.KPad * f.KPad
+	}
+	return (kc + f.KGroup - 1) / f.KGroup
+}
 
 // PanelBytes is the size of a panel of so many columns over kc products, scales
 // included.

@@ -96,7 +96,7 @@ func (k Row) Name() string {
 	if k.Ahead != k.usualAhead() {
 		fmt.Fprintf(&b, "_p%d", k.Ahead)
 	}
-	if !k.PrefetchC {
+	if !k.PrefetchC && !k.Format.Quantized() {
 		b.WriteString("_n")
 	}
 	fmt.Fprintf(&b, "_%s", k.ISA)
@@ -125,12 +125,16 @@ func (k Row) usualUnroll() int {
 	if k.Across {
 		return 1
 	}
-	return 4
+	f, _ := k.Format.Format()
+	return max(4, f.KGroup)
 }
 
 func (k Row) usualAhead() int {
 	if k.Across {
 		return 1
+	}
+	if k.Format.Quantized() {
+		return QuantAhead(k.Format, k.MR)
 	}
 	if k.Strip || k.MR <= 2 {
 		return 0
@@ -194,6 +198,9 @@ func (k Row) Validate() error {
 	}
 	if f.Name != F32 && (k.NR != Panel || k.Epilogue != Linear) {
 		fail("format: kernels of %s are %d columns wide and leave activations to a pass of their own, not %d wide with epilogue %q", f.Name, Panel, k.NR, k.Epilogue)
+	}
+	if k.Format.Quantized() && (k.Strip || k.Shape != nil || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
+		fail("format: kernels of %s are %v rows high, for any shape, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, f.KGroup, k.usualSweeps())
 	}
 	if k.Strip && f.Weights != f.Activations {
 		fail("strip: weight gradients have operands of one type, %s has %s and %s", f.Name, f.Weights.Name, f.Activations.Name)

@@ -56,6 +56,10 @@ type Schedule struct {
 	// InlineFlops is the work below which a dispatch costs more than it saves.
 	InlineFlops int `json:"inline_flops"`
 
+	// Int8Rows and Int4Rows are the heights of the tallest tiles of formats of integers.
+	Int8Rows int `json:"int8_rows"`
+	Int4Rows int `json:"int4_rows"`
+
 	// StripRows is the number of dY's columns that backward-weight packs side by
 	// side; LeftStrips strips are packed at once: together they are whole cache
 	// lines of dY's rows.
@@ -143,6 +147,7 @@ func (s Schedule) Validate() error {
 		{"panel_bytes", s.PanelBytes, 1, 1 << 30}, {"few_rows", s.FewRows, 0, 1 << 20},
 		{"row_tiles", s.RowTiles, 1, MaxMR}, {"min_row_chunk", s.MinRowChunk, s.RowTiles, 1 << 20}, {"max_row_chunk", s.MaxRowChunk, s.MinRowChunk, 1 << 20},
 		{"chunks_per_thread", s.ChunksPerThread, 1, 64}, {"chunk_bytes", s.ChunkBytes, 1, 1 << 30}, {"units_per_thread", s.UnitsPerThread, 1, 64}, {"inline_flops", s.InlineFlops, 0, 1 << 30},
+		{"int8_rows", s.Int8Rows, 1, MaxMR}, {"int4_rows", s.Int4Rows, 1, MaxMR},
 		{"strip_rows", s.StripRows, 1, MaxMR}, {"left_strips", s.LeftStrips, 1, 64}, {"gradient_bytes", s.GradientBytes, 1, 1 << 30},
 		{"weight_units_per_thread", s.WeightUnitsPerThread, 1, 64}, {"small_unit", s.SmallUnit, 1, 1 << 30},
 		{"bias_columns", s.BiasColumns, 1, 1 << 20}, {"column_rows", s.ColumnRows, 1, 1 << 20}, {"merge_rows", s.MergeRows, 1, 1 << 20},

@@ -54,7 +54,7 @@ func TestRegisterTargets(t *testing.T) {
 	good := Target{Name: "t", ISA: AVX2, Schedule: Schedule{
 		Tiles: [NumWidths]Tile{Full: {Max: 6, Main: 6, Sweeps: 1}, Half: {Max: 6, Main: 6, Sweeps: 1}, Long: {Max: 6, Main: 6, Sweeps: 1}}, Across: AcrossTile{Rows: 1, Columns: 1, Depth: 1}, Unroll: 4,
 		SetBytes: 4096, PanelBytes: 1, RowTiles: 1, MinRowChunk: 1, MaxRowChunk: 1, ChunkBytes: 1, ChunksPerThread: 1, UnitsPerThread: 1,
-		StripRows: 1, LeftStrips: 1, GradientBytes: 1, WeightUnitsPerThread: 1, SmallUnit: 1, BiasColumns: 1, ColumnRows: 1, MergeRows: 1}}
+		Int8Rows: 1, Int4Rows: 1, StripRows: 1, LeftStrips: 1, GradientBytes: 1, WeightUnitsPerThread: 1, SmallUnit: 1, BiasColumns: 1, ColumnRows: 1, MergeRows: 1}}
 	RegisterTargets(good)
 	RegisterTargets(good)
 	if len(Targets()) != 1 {

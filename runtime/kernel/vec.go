@@ -54,6 +54,8 @@ const (
 	OpBF16
 	OpBF16Pairs
 	OpRoundBF16
+	OpLargest
+	OpQuantize
 	OpRead
 	OpPeak
 	NumVecOps
@@ -68,7 +70,7 @@ var vecNames = [NumVecOps]string{
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
 	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns",
-	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpRead: "read", OpPeak: "peak",
+	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }
 
 func (op VecOp) String() string {

@@ -169,7 +169,7 @@ func family(k kernel.Info) string {
 	case k.Shape != nil:
 		how = "one shape"
 	}
-	return fmt.Sprint(k.ISA, " ", how, " ", rows, " of ", k.NR, " ", k.Epilogue)
+	return fmt.Sprint(k.ISA, " ", k.Format, " ", how, " ", rows, " of ", k.NR, " ", k.Epilogue)
 }
 
 // A test of the test: in a kernel of each family, each fault is noticed.
@@ -187,6 +187,9 @@ func TestFaults(t *testing.T) {
 			right, list := k.Func, faults
 			if k.Across {
 				list = acrossFaults
+			}
+			if k.Format.Quantized() {
+				list = integerFaults
 			}
 			for _, fault := range list {
 				if fault.concerns != nil && !fault.concerns(k) {

@@ -81,6 +81,9 @@ func (m *room) check(k kernel.Info) error {
 	if k.Across {
 		return m.checkAcross(k)
 	}
+	if k.Format.Quantized() {
+		return m.checkIntegers(k)
+	}
 	r := rand.New(rand.NewPCG(7, 7))
 	segments := [][]int{{1}, {2}, {7}, {64}, {5, 3}, {16, 16, 16}, {516}}
 	steps := []int{1, 3}

@@ -17,6 +17,9 @@ type leftPack struct {
 	typ    kernel.Type
 	stride int // bytes
 	vec    *vec.Table
+	// inputs are what entries are multiplied by before they become integers, whole groups
+	// of them.
+	inputs []float32
 	// round says that entries of type float32 hold what the format's activations can.
 	round bool
 }
@@ -31,6 +34,9 @@ func newLeftPack(p plan.Product, t *kernel.Target) *leftPack {
 		return nil
 	}
 	l := &leftPack{depth: p.Depth(), typ: f.LeftType(t.ISA), stride: f.LeftStride(t.ISA, p.Depth()), vec: vec.On(t), round: f.Activations != kernel.Float32}
+	if p.Format.Quantized() {
+		l.inputs = make([]float32, kernel.QuantGroups(l.depth)*kernel.QuantGroup)
+	}
 	for _, s := range p.K {
 		l.runs = append(l.runs, leftRun{s.Store.Off, s.Store.Step, s.Store.Len})
 	}
@@ -77,6 +83,10 @@ func (q *Product) leftOf(s *Scratch, src []float32, m int) (rows unsafe.Pointer,
 // pack packs m rows of width entries. Vectors end beyond a run: the next one, or the
 // padding of the row, lies there.
 func (l *leftPack) pack(dst, src []float32, m, width int) {
+	if l.inputs != nil {
+		l.quantize(dst, src, m, width)
+		return
+	}
 	ld := l.stride / kernel.EntryBytes
 	at := 0
 	for _, r := range l.runs {
@@ -119,5 +129,28 @@ func (l *leftPack) run(dst, x []float32, at, m, n, ld, ldX int) {
 		for i := range m {
 			copy(dst[i*ld+at:], x[i*ldX:][:n])
 		}
+	}
+}
+
+// quantize packs m rows of width entries as integers ([kernel.Int8]).
+func (l *leftPack) quantize(dst, src []float32, m, width int) {
+	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&dst[0])), kernel.EntryBytes*len(dst))
+	if len(l.runs) == 1 && l.runs[0].step == 1 {
+		for i := range m {
+			l.vec.Quantize(bytes[i*l.stride:], src[i*width+l.runs[0].off:][:l.depth], l.inputs)
+		}
+		return
+	}
+	row := make([]float32, l.depth)
+	for i := range m {
+		at := row
+		for _, r := range l.runs {
+			x := src[i*width+r.off:]
+			for k := range r.len {
+				at[k] = x[k*r.step]
+			}
+			at = at[r.len:]
+		}
+		l.vec.Quantize(bytes[i*l.stride:], row, l.inputs)
 	}
 }

@@ -15,8 +15,13 @@ import (
 func init() {
 	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
 		f := func(a *kernel.Args) { mulPortable(a, portableSums[k.Format]) }
-		if k.Across {
+		switch {
+		case k.Across:
 			f = acrossPortable
+		case k.Format == kernel.Int8:
+			f = int8Portable
+		case k.Format == kernel.Int4:
+			f = int4Portable
 		}
 		kernel.Register(kernel.Info{Name: k.Name(), Row: k, Func: f})
 	}

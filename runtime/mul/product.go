@@ -3,7 +3,9 @@
 package mul
 
 import (
+	"fmt"
 	"runtime"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -64,6 +66,9 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 		return newAcross(p, t, bias, arena)
 	}
 	t = t.For(p.Format)
+	if p.Format.Quantized() && len(p.KBlocks) > 1 {
+		return nil, fmt.Errorf("mul: a sum of %d products of integers, want at most %d", p.Depth(), kernel.MaxKCIntegers)
+	}
 	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults(), left: newLeftPack(p, t)}
 	k0 := 0
 	for i, kc := range p.KBlocks {
@@ -117,6 +122,14 @@ func (q *Product) segments(k0, kc int) (base int, segs []kernel.Segment) {
 	return cpu.Segments(q.target, q.Product, k0, kc)
 }
 
+// rowTile is the height of the next tile of a width when m rows are left.
+func (q *Product) rowTile(m int, w kernel.Width) int {
+	if q.Format.Quantized() {
+		return kernel.QuantHeight(m, q.target.QuantRows(q.Format))
+	}
+	return q.target.RowTile(m, w)
+}
+
 // kStep is the distance of neighbouring k there.
 func (q *Product) kStep() int {
 	if q.left != nil {
@@ -152,6 +165,11 @@ func (q *Product) allocate(bias bool, arena *memory.Arena) {
 // Rebind is the product with packs of its own in the arena, and nothing in them.
 func (q *Product) Rebind(arena *memory.Arena) *Product {
 	c := *q
+	if q.left != nil {
+		left := *q.left
+		left.inputs = slices.Clone(left.inputs)
+		c.left = &left
+	}
 	c.allocate(q.bias != nil, arena)
 	return &c
 }
@@ -377,7 +395,7 @@ func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width
 			next = q.panelsFrom(i+1, panel, CeilDiv(n*kernel.Widths[w], kernel.Panel))
 		}
 		for r := 0; r < m; r += a.MR {
-			a.MR = q.target.RowTile(m-r, w)
+			a.MR = q.rowTile(m-r, w)
 			a.Ahead = 0
 			if len(next) > 0 && a.MR < m {
 				a.Ahead = uintptr(unsafe.Pointer(&next[0]))
@@ -426,7 +444,7 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 		tallest = max(1, tallest/2) // more rows would share too few sets of the L1 cache
 	}
 	for r := 0; r < m; {
-		mr := q.target.RowTile(min(m-r, tallest), kernel.WidthOf(widest))
+		mr := q.rowTile(min(m-r, tallest), kernel.WidthOf(widest))
 		for panel := p0; panel < p1; panel++ {
 			w := kernel.WidthOf(q.pack.Layout.Width(panel))
 			out := q.results

@@ -22,7 +22,11 @@ type tileKernel struct {
 }
 
 func (t *tiles) put(k kernel.Info) {
-	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, k.Ahead, k.Shape != nil}
+	ahead := k.Ahead
+	if k.Format.Quantized() {
+		ahead = 0 // of its own panel, not of what comes next
+	}
+	t[slices.Index(kernel.Widths[:], k.NR)][k.MR] = tileKernel{k.Func, ahead, k.Shape != nil}
 }
 
 // wrapped is the table with what wrap makes of each kernel.

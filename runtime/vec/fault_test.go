@@ -99,7 +99,7 @@ func (w *row) faults() (fs []fault) {
 			})
 		}
 	}
-	if w.terms != nil || w.largest {
+	if w.terms != nil || w.largest != nil {
 		add("the last entry left out of the sum", func(a *kernel.VecArgs, f kernel.VecFunc) {
 			if a.N == 0 {
 				f(a)

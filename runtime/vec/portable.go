@@ -1,6 +1,7 @@
 package vec
 
 import (
+	"encoding/binary"
 	"math"
 	"unsafe"
 
@@ -56,6 +57,31 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 		}
 	},
 	// R0 = max P0; NaN counts for nothing.
+	// R0 = max |P0 * P1|, NaN where there is any.
+	kernel.OpLargest: func(a *kernel.VecArgs) {
+		var largest uint32
+		f := p(a, 1)
+		for i, x := range p(a, 0) {
+			largest = max(largest, math.Float32bits(float32(x*f[i]))&math.MaxInt32)
+		}
+		a.R[0] = math.Float32frombits(largest)
+	},
+	// Groups of 32 k: -8 times the sum of their integers, an int32, then the integers,
+	// bytes: P0 = round((P1 * P2) * S0), ties to even, of magnitudes up to 127.
+	kernel.OpQuantize: func(a *kernel.VecArgs) {
+		x, f := p(a, 1), p(a, 2)
+		dst := unsafe.Slice((*byte)(a.P[0]), a.N/kernel.QuantGroup*kernel.LeftGroupBytes)
+		for at := 0; at < a.N; at += kernel.QuantGroup {
+			group := dst[at/kernel.QuantGroup*kernel.LeftGroupBytes:][:kernel.LeftGroupBytes]
+			sum := int32(0)
+			for i := range kernel.QuantGroup {
+				q := int8(math.RoundToEven(float64(float32(float32(x[at+i]*f[at+i]) * a.S[0]))))
+				group[4+i] = byte(q)
+				sum += int32(q)
+			}
+			binary.NativeEndian.PutUint32(group, uint32(-8*sum))
+		}
+	},
 	kernel.OpMax: func(a *kernel.VecArgs) {
 		m := float32(math.Inf(-1))
 		for _, x := range p(a, 0) {

@@ -1,6 +1,7 @@
 package vec
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -34,8 +35,10 @@ type row struct {
 	// An elementwise operation gives, from the entries of all operands at one
 	// place, those of the written ones in order, and its terms of the sums R.
 	entry, terms func(x, s []num) []num
-	// largest is Max: R0 is the largest entry.
-	largest bool
+	// largest is the largest: R0 is the largest of what it makes of the entries at one
+	// place, or least.
+	largest func(x []num) num
+	least   float64
 
 	// Others have shapes, the places of the entries of each operand in order,
 	// and all results, as the written operands list their places.
@@ -90,6 +93,43 @@ func (w *row) placesOf(sh shape, operand int) []int {
 
 // one is a list of one number.
 func one(x num) []num { return []num{x} }
+
+func quantizeShapes(kernel.ISA) (all []shape) {
+	for _, n := range []int{32, 64, 96, 768} {
+		all = append(all, shape{n: n})
+	}
+	return all
+}
+
+// quantizePlaces are words, of groups of integers.
+func quantizePlaces(sh shape, operand int) []int {
+	if operand == 0 {
+		return counted(sh.n / kernel.QuantGroup * kernel.LeftGroupBytes / 4)
+	}
+	return counted(sh.n)
+}
+
+func wantQuantized(sh shape, x [][]num, s []num) [][]num {
+	var out []num
+	word := func(b [4]byte) {
+		out = append(out, num{V: float64(math.Float32frombits(binary.LittleEndian.Uint32(b[:])))})
+	}
+	for at := 0; at < sh.n; at += kernel.QuantGroup {
+		var q [kernel.QuantGroup]byte
+		sum := int32(0)
+		for i := range q {
+			v := int32(math.RoundToEven(float64(float32(float32(x[1][at+i].V*x[2][at+i].V) * float32(s[0].V)))))
+			q[i], sum = byte(v), sum+v
+		}
+		var b [4]byte
+		binary.LittleEndian.PutUint32(b[:], uint32(-8*sum))
+		word(b)
+		for i := 0; i < len(q); i += 4 {
+			word([4]byte(q[i:]))
+		}
+	}
+	return [][]num{out}
+}
 
 // spread in entries, of a tile whose rows hold whole vectors.
 func spreadShapes(kernel.ISA) (all []shape) {
@@ -191,7 +231,16 @@ var rows = withActivations(map[kernel.VecOp]row{
 			return one(x[0].Add(s[1].Mul(g)))
 		},
 	},
-	kernel.OpMax: {operands: "i", largest: true},
+	kernel.OpMax:     {operands: "i", least: math.Inf(-1), largest: func(x []num) num { return x[0] }},
+	kernel.OpLargest: {operands: "ii", largest: func(x []num) num { p := x[0].Mul(x[1]); return num{V: math.Abs(p.V), E: p.E} }},
+	// Integers are read as float32: those at the ends of words are positive and small, and
+	// sums negative, so that none is NaN.
+	kernel.OpQuantize: {operands: "oii", s: []float32{1.5}, draw: map[int]func(r *rand.Rand, i int) float32{1: func(r *rand.Rand, i int) float32 {
+		if i%4 == 3 {
+			return 10 * r.Float32()
+		}
+		return -80 * r.Float32()
+	}, 2: func(r *rand.Rand, i int) float32 { return 0.9 + 0.1*r.Float32() }}, shapes: quantizeShapes, places: quantizePlaces, want: wantQuantized},
 	kernel.OpExpSum: {
 		operands: "oi", inPlace: [][2]int{{0, 1}}, s: []float32{0.5, 1},
 		draw: map[int]func(*rand.Rand, int) float32{1: func(r *rand.Rand, i int) float32 {
@@ -525,10 +574,16 @@ func (c *call) want() (out [][]num, r []num) {
 		return c.row.want(c.shape, x, s), nil
 	case c.rate:
 		return nil, one(num{V: 1 << 20, E: 1<<20 - 1})
-	case c.largest:
-		m := num{V: math.Inf(-1)}
-		for _, v := range x[0] {
-			m.V = max(m.V, v.V)
+	case c.largest != nil:
+		m := num{V: c.least}
+		for i := range c.n {
+			var at []num
+			for p := range x {
+				at = append(at, x[p][i])
+			}
+			if v := c.largest(at); v.V > m.V {
+				m = v
+			}
 		}
 		return nil, one(m)
 	}

@@ -325,25 +325,6 @@ type baselineWay struct {
 }
 
 // losses measures a model on all sets.
-func (c *conversion) losses(ctx context.Context, log io.Writer, name string, sets []eval.Set) (rs []eval.Result, err error) {
-	done := term.NewCounter(log, "losses", len(sets))
-	defer done.Close()
-	from, err := openModel(name)
-	if err != nil {
-		return nil, err
-	}
-	m, err := eval.Open(from, name, c.Options)
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	for i, set := range sets {
-		r, err := m.Loss(ctx, set, c.evalTokens)
-		if err != nil {
-			return nil, err
-		}
-		rs = append(rs, r)
-		done.Set(i + 1)
-	}
-	return rs, nil
+func (c *conversion) losses(ctx context.Context, log io.Writer, name string, sets []eval.Set) ([]eval.Result, error) {
+	return losses(ctx, log, name, sets, c.evalTokens, c.Options)
 }

@@ -41,7 +41,7 @@ beyond what an instruction set's order of sums in norms does.`,
 		Args:    cli.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newConvert(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
+	cmd.AddCommand(newPrepare(), newTrain(), newEval(), newGenerate(), newLogits(), newTokenize(), newTokenizer(), newImport(), newExport(), newConvert(), newQuantize(), newInfo(), newVerify(), newBench(), newBuild(), newExperiment(), newScaling())
 	return cmd
 }
 
@@ -77,7 +77,7 @@ func parseKV(name string) (kernel.FormatName, error) {
 }
 
 func formatFlag(cmd *cobra.Command, format *string) {
-	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too) or bf16w (weights alone)")
+	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too), bf16w (weights alone), int8 or int4 (activations are int8)")
 	var names []string
 	for _, f := range kernel.Formats() {
 		names = append(names, string(f))

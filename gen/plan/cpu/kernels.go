@@ -58,6 +58,9 @@ func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []ke
 	if !f.Packs() {
 		return plan.Relative(p.Segments(k0, kc))
 	}
+	if p.Format.Quantized() {
+		return kernel.LeftHead, []kernel.Segment{{Len: kc}}
+	}
 	return f.LeftBytes(t.ISA, k0), []kernel.Segment{{Len: f.Groups(kc) * f.KGroup}}
 }
 
@@ -92,6 +95,9 @@ func Any(t kernel.Target) []kernel.Row {
 // panels lists the any-shape kernels of a format that is not float32: tiles over one
 // panel, without an activation, and the strips of formats that train.
 func panels(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
+	if format.Quantized() {
+		return integers(t, format)
+	}
 	for mr := 1; mr <= t.Tiles[kernel.Full].Max; mr++ {
 		ks = append(ks, row(t, format, mr, kernel.Full, kernel.Linear, false))
 	}
@@ -165,7 +171,7 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 	if p.Lanes > 0 || t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 		return nil
 	}
-	if f, _ := p.Format.Format(); f.Name != kernel.F32 && w != kernel.Full {
+	if f, _ := p.Format.Format(); f.Name != kernel.F32 && w != kernel.Full || f.Name.Quantized() {
 		return nil
 	}
 	one := w
@@ -207,4 +213,15 @@ func widths(t *kernel.Target, p plan.Product) []kernel.Width {
 		ws = append(ws, w)
 	}
 	return ws
+}
+
+// integers lists the kernels of a format of integers.
+func integers(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
+	f, _ := format.Format()
+	for _, mr := range kernel.QuantHeights {
+		if mr <= t.QuantRows(format) {
+			ks = append(ks, kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)})
+		}
+	}
+	return ks
 }

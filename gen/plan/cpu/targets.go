@@ -15,6 +15,8 @@ func Targets() []kernel.Target {
 	avx512.Tiles = [...]kernel.Tile{kernel.Pair: tile(6, 6, 1), kernel.Full: tile(14, 12, 1), kernel.Half: tile(14, 12, 1), kernel.Long: tile(8, 6, 1)}
 	avx512.Across = kernel.AcrossTile{Rows: 6, Columns: 4, Depth: 16, Ahead: 1}
 	avx512.StripRows = 12
+	// 12x32 of int8; int4 has sums of integers beside those of float32.
+	avx512.Int8Rows, avx512.Int4Rows = 12, 6
 	avx512.PairTall = true
 	avx512 = caches(avx512, 1<<20)
 
@@ -33,6 +35,7 @@ func Targets() []kernel.Target {
 	// 4x3 across blocks: 12 accumulators, three vectors of one operand, one of the other.
 	avx2.Across = kernel.AcrossTile{Rows: 4, Columns: 3, Depth: 16, Ahead: 1}
 	avx2.StripRows = 6
+	avx2.Int8Rows, avx2.Int4Rows = 4, 2
 	avx2 = caches(avx2, 256<<10)
 
 	// The portable kernel takes any tile; small ones stay in the L1 cache.

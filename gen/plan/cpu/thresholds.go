@@ -25,6 +25,7 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("Panel", plan.AxisColumns, kernel.Panel, "a long panel"),
 		at("LongPanel", plan.AxisColumns, kernel.LongPanel, "two panels"),
 		at("pair of panels", plan.AxisColumns, 2*kernel.Panel, "a panel beside the pair"),
+		at("QuantGroup", plan.AxisDepth, kernel.QuantGroup, "two groups of k of integers"),
 		at("PanelGroup", plan.AxisColumns, kernel.Panel*t.PanelGroup(f32.PanelBytes(kernel.Panel, walkDepth), t.FewRows+1), "two groups of panels"),
 		at("BiasColumns", plan.AxisColumns, t.BiasColumns, "two units of the bias's gradient"),
 		at("ShortRun", plan.AxisRunLen, plan.ShortRun-1, "runs that are moved as vectors"),
@@ -40,6 +41,8 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("ChunkBytes", plan.AxisBetween, t.ChunkBytes/(kernel.EntryBytes*t.MaxRowChunk), "smaller chunks of rows"),
 
 		at("LoneRows", plan.AxisRows, t.LoneRows, "pairs of panels, and prefetching"),
+		at("Int8Rows", plan.AxisRows, t.Int8Rows, "two tiles of int8"),
+		at("Int4Rows", plan.AxisRows, t.Int4Rows, "two tiles of int4"),
 		at("FewRows", plan.AxisRows, t.FewRows, "groups of panels that half of the L2 cache holds"),
 		at("RowBlock", plan.AxisRows, kernel.RowBlock, "two chains in each sum of a weight gradient"),
 		at("ColumnRows", plan.AxisRows, t.ColumnRows, "two calls that sum a bias's gradient"),

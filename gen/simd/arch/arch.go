@@ -48,6 +48,8 @@ type File interface {
 	// Fold folds the lanes of v with op, halves first, into lane 0 of what it
 	// returns.
 	Fold(v reg.VecVirtual, op func(...operand.Op)) reg.Register
+	// Narrow stores the int32 of vectors, 32 in all, each within int8, as bytes.
+	Narrow(vs []reg.VecVirtual, m operand.Mem)
 	// Spread stores the next entries of a row with a distance between neighbours.
 	Spread(s Spread)
 }

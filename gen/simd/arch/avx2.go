@@ -102,3 +102,17 @@ func (y *ymm) Spread(s Spread) {
 	y.ADDQ(operand.U32(kernel.EntryBytes), s.Src)
 	y.DECQ(s.N)
 }
+
+// Narrow packs within halves, and deals the halves out again.
+func (y *ymm) Narrow(vs []reg.VecVirtual, m operand.Mem) {
+	p, q, high := y.Vec(), y.Vec(), y.XMM()
+	y.VPACKSSDW(vs[1], vs[0], p)
+	y.VPACKSSDW(vs[3], vs[2], q)
+	y.VPACKSSWB(q, p, p)
+	y.VEXTRACTI128(operand.U8(1), p, high)
+	low, x := y.XMM(), y.XMM()
+	y.VPUNPCKLDQ(high, p.AsX(), low)
+	y.VPUNPCKHDQ(high, p.AsX(), x)
+	y.VMOVDQU(low, m)
+	y.VMOVDQU(x, m.Offset(y.Bytes()/2))
+}

@@ -96,3 +96,9 @@ func (z *zmm) Spread(s Spread) {
 	z.ADDQ(operand.U32(uint32(z.Bytes())), s.Src)
 	z.SUBQ(operand.U32(uint32(z.Lanes())), s.N)
 }
+
+func (z *zmm) Narrow(vs []reg.VecVirtual, m operand.Mem) {
+	for i, v := range vs {
+		z.VPMOVDB(v, m.Offset(i*z.Lanes()))
+	}
+}
