@@ -64,7 +64,7 @@ func anyParams(s spec.Model) *model.Params {
 
 // training is how models are trained that are timed.
 func training(batch, seq int) config.Train {
-	return config.Train{Batch: batch, Seq: seq, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}
+	return config.Train{Batch: batch, Seq: seq, Accumulate: 1, Beta1: 0.9, Beta2: 0.95, Eps: 1e-8, WeightDecay: 0.1, Clip: 1}
 }
 
 // tokens draws n tokens.
