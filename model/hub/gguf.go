@@ -74,6 +74,7 @@ func (a architecture) lacks(s spec.Model) (lacks []string) {
 	lack(s.QKNorm && !a.qkNorm, "qk_norm true, want false")
 	lack(!s.QKNorm && a.qkNorm, "qk_norm false, want true")
 	lack(a.square && s.AttnDim != s.Hidden, "attn_dim %d, want hidden, %d", s.AttnDim, s.Hidden)
+	lack(s.RotaryScaling.Type == spec.YarnScaling, "rotary_scaling %s, want none, %s or %s", s.RotaryScaling.Type, spec.LinearScaling, spec.Llama3Scaling)
 	lack(s.RotaryScaling.Type == spec.Llama3Scaling && !a.llama3, "rotary_scaling %s, want none or %s", s.RotaryScaling.Type, spec.LinearScaling)
 	lack(s.QKVBias && a.qkvBias == none, "qkv_bias true, want false")
 	lack(s.OutputBias && a.outputBias == none, "output_bias true, want false")

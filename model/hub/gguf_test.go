@@ -440,6 +440,8 @@ func TestGGUFErrors(t *testing.T) {
 		"the nearest is llama: position absolute, want rope":                          "norm: rmsnorm, act: swiglu, bias: false, position: absolute",
 		"the nearest is qwen3: output_bias true, want false. --as":                    "norm: rmsnorm, act: swiglu, qk_norm: true, ffn_bias: false",
 		"the nearest is gpt2: qk_norm true, want false":                               "position: absolute, qk_norm: true",
+		"the nearest is llama: rotary_scaling yarn, want none, linear or llama3":      "norm: rmsnorm, act: swiglu, rotary_scaling: {type: yarn, factor: 4, original_max_positions: 32}",
+		"the nearest is gpt2: act gelu_erf, want gelu":                                "position: absolute, act: gelu_erf",
 	} {
 		c := drawn(t, "x", ownShape+model, nil)
 		out := filepath.Join(t.TempDir(), "out")

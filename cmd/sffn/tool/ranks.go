@@ -39,6 +39,9 @@ func inRanks(run func(cmd *cobra.Command, r ranks) error) func(*cobra.Command, [
 		}
 		if err != nil && g.Size() > 1 && !errors.As(err, new(*cli.Quiet)) {
 			// Before the others leave, after whom a launcher ends this one.
+			if g.Rank() > 0 {
+				err = fmt.Errorf("rank %d: %w", g.Rank(), err)
+			}
 			cli.Report(cmd, err)
 			mpi.Heard()
 			err = &cli.Quiet{Err: err}

@@ -147,7 +147,7 @@ func TestRanks(t *testing.T) {
 				return slices.Concat(training("wrong"), []string{":", "-n", "1", "sffn"}, more)
 			}
 			for want, args := range map[string][]string{
-				"stat nowhere: no such file or directory":                                                            beside("run.yaml", "nowhere"),
+				"sffn: rank 1: stat nowhere: no such file or directory":                                              beside("run.yaml", "nowhere"),
 				"lr of the configuration has to be the same for all ranks: it is 0.01 at rank 0, and 0.02 at rank 1": beside("other.yaml", "data"),
 				"one holds a run already": append(training("one"), ":", "-n", "1", "sffn", "train", "--config", "run.yaml", "--data", "data", "--out", "one", "--threads", "1"),
 			} {
