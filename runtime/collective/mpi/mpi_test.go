@@ -357,6 +357,27 @@ func TestPlace(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, warnings, c.warn)
 		}
 	}
+	// What several may use alike is dealt out, whole cores.
+	half := on("a", 8, cpus(4, 8))
+	for _, c := range []struct {
+		seats []seat
+		rank  int
+		want  []int
+	}{
+		{[]seat{on("a", 8, cpus(0, 8)), on("a", 8, cpus(0, 8))}, 0, cpus(0, 4)},
+		{[]seat{on("a", 8, cpus(0, 8)), on("a", 8, cpus(0, 8))}, 1, cpus(4, 8)},
+		{[]seat{on("a", 8, cpus(0, 8)), on("b", 8, cpus(0, 8)), on("a", 8, cpus(0, 8)), on("a", 8, cpus(0, 8))}, 2, cpus(2, 5)},
+		{[]seat{on("a", 8, cpus(0, 4)), half}, 1, nil},              // bound already
+		{[]seat{half, on("a", 8, cpus(0, 4)), half}, 2, cpus(6, 8)}, // two to a half
+		{[]seat{hyper, hyper}, 1, []int{2, 3, 6, 7}},
+		{[]seat{on("a", 2, cpus(0, 2)), on("a", 2, cpus(0, 2)), on("a", 2, cpus(0, 2))}, 1, nil},
+		{[]seat{on("a", 8, cpus(0, 8))}, 0, nil},
+		{[]seat{{Machine: "x"}, {Machine: "x"}}, 0, nil},
+	} {
+		if got := ownCPUs(c.seats, c.rank); !slices.Equal(got, c.want) {
+			t.Errorf("rank %d of %v keeps to %v, want %v", c.rank, c.seats, got, c.want)
+		}
+	}
 	// All ranks warn of the same machines, up to a few.
 	var many []seat
 	for q := range 14 {

@@ -26,6 +26,7 @@ type Place struct {
 
 	moreCPUs string
 	machines []Place // of the first rank of each machine
+	own      []int   // CPUs of this rank alone, where the launcher leaves the same to several
 }
 
 // seat is what a rank says of itself.
@@ -108,6 +109,7 @@ func list(file string) (numbers []int) {
 // machine.
 func places(seats []seat, rank int, from launcher) Place {
 	p := placeOf(seats, rank, from)
+	p.own = ownCPUs(seats, rank)
 	seen := map[string]bool{}
 	for q, s := range seats {
 		if !seen[s.Machine] {
@@ -155,17 +157,47 @@ func placeOf(seats []seat, rank int, from launcher) Place {
 	return p
 }
 
+// ownCPUs deals the cores that a launcher leaves to several ranks alike out to them, in
+// stretches; nil where there is one rank, or fewer cores than ranks.
+func ownCPUs(seats []seat, rank int) (cpus []int) {
+	me := seats[rank]
+	alike, before := 0, 0
+	for q, s := range seats {
+		if s.Machine == me.Machine && slices.Equal(s.CPUs, me.CPUs) {
+			alike++
+			if q < rank {
+				before++
+			}
+		}
+	}
+	cores := distinct(me.Cores)
+	if alike < 2 || len(cores) < alike {
+		return nil
+	}
+	own := cores[before*len(cores)/alike : (before+1)*len(cores)/alike]
+	for i, cpu := range me.CPUs {
+		if slices.Contains(own, me.Cores[i]) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus
+}
+
 func distinct(x []int) []int {
 	return slices.Compact(slices.Sorted(slices.Values(x)))
 }
 
 // Threads is how many threads a rank here shall compute with: what was asked for, or
 // its share of the cores where that is 0. It gives Go as many to run at a time, and
-// one more for what talks to MPI. Warnings say what makes this slow on any machine, the
-// same at all ranks, and what would help.
+// one more for what talks to MPI, and keeps them on cores of their own, where the
+// launcher left the same cores to several ranks and SFFN_PIN is not off. Warnings say
+// what makes this slow on any machine, the same at all ranks, and what would help.
 func (p Place) Threads(asked int) (threads int, warnings []string) {
 	threads = p.threads(asked)
 	runtime.GOMAXPROCS(threads + 1)
+	if os.Getenv("SFFN_PIN") != "off" && p.pins(threads) {
+		pin(p.own)
+	}
 	for _, m := range p.machines {
 		warnings = append(warnings, m.warnings(m.threads(asked))...)
 	}
@@ -177,6 +209,9 @@ func (p Place) Threads(asked int) (threads int, warnings []string) {
 
 // mostWarnings is how many machines are warned of one by one.
 const mostWarnings = 4
+
+// pins reports whether so many threads have cores of their own.
+func (p Place) pins(threads int) bool { return len(p.own) > 0 && threads <= p.Share }
 
 func (p Place) threads(asked int) int {
 	if asked > 0 {

@@ -3,3 +3,5 @@
 package mpi
 
 func allowed() []int { return nil }
+
+func pin([]int) {}

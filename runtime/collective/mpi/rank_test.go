@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -54,6 +55,9 @@ var parts = map[string]func(ctx context.Context, g *Group) error{
 		p := g.Place()
 		if p.Hosts != 1 || p.Ranks != g.Size() || p.Local != g.Rank() || p.Cores < 1 || p.Share > p.Cores {
 			return fmt.Errorf("the place is %+v", p)
+		}
+		if p.Threads(1); p.own != nil && !slices.Equal(allowed(), p.own) {
+			return fmt.Errorf("it runs on CPUs %v, of which %v are its own", allowed(), p.own)
 		}
 		// Go's own handlers are in place whatever the library has taken.
 		if taken := goHandlers.restore(); taken != nil {
