@@ -23,7 +23,7 @@ func TestThresholds(t *testing.T) {
 	for _, threshold := range cpu.Thresholds(kernel.For(isa), 2) {
 		for n := threshold.At - 1; n <= threshold.At+1; n++ {
 			for _, s := range modeltest.Forms {
-				s.Layers = 1
+				s.Layers, s.WindowLayers = 1, ""
 				seq := 7
 				switch threshold.Axis {
 				case plan.AxisTokens:
