@@ -20,13 +20,14 @@ func TestAllSmallWidths(t *testing.T) {
 	if kernel.Available()[0] == kernel.Portable {
 		most = 30
 	}
-	pool := NewPool(1)
-	t.Cleanup(pool.Close)
-	ws := NewWorkspace(pool)
-	t.Cleanup(ws.Close)
-	r := rand.New(rand.NewPCG(9, 9))
 	for in := 1; in <= most; in++ {
 		t.Run(fmt.Sprintf("in_%d", in), func(t *testing.T) {
+			t.Parallel()
+			pool := NewPool(1)
+			defer pool.Close()
+			ws := NewWorkspace(pool)
+			defer ws.Close()
+			r := rand.New(rand.NewPCG(9, uint64(in)))
 			for out := 1; out <= most; out++ {
 				check := func(s any) { t.Helper(); walkOne(t, newSubject(s, r), pool, ws) }
 				check(spec.Linear{Kind: spec.Dense, In: in, Out: out, Bias: true})
