@@ -14,7 +14,7 @@ import (
 // that dispatch and tests treat it like the assembly.
 func init() {
 	for _, k := range cpu.Any(kernel.For(kernel.Portable)) {
-		f := func(a *kernel.Args) { mulPortable(a, portableSums[k.Format]) }
+		f := func(a *kernel.Args) { mulPortable(a, k.Format) }
 		switch {
 		case k.Across:
 			f = acrossPortable
@@ -30,7 +30,7 @@ func init() {
 // mulPortable is the readable definition of a matrix-product kernel. For each
 // of NTiles tiles, MR rows i and NR columns j,
 //
-//	s      = sum_k A[i,k] * B[k,j]           as the format sums, see portableSums
+//	s      = sum_k A[i,k] * B[k,j]           as the format sums, see portableSum
 //	s      = alpha * s                       with Scale
 //	s      = s + C[i,j]                      with Accumulate
 //	s      = s + bias[j] + residual[i,j]     where they are given
@@ -40,14 +40,14 @@ func init() {
 // Of gated activations B's panels hold 16 gates and 16 ups; C[i,j] = silu(g) * u has
 // half as many columns, and there is no residual. A tile of 48 columns is a
 // product's last: NTiles is 1.
-func mulPortable(a *kernel.Args, sums func(s []float32, a *kernel.Args, row int, b unsafe.Pointer)) {
+func mulPortable(a *kernel.Args, format kernel.FormatName) {
 	width := kernel.PanelWidth(a.NR)
 	for t := range a.NTiles * (a.NR / width) {
 		b := unsafe.Add(a.B, t*a.PanelStep)
 		for i := range a.MR {
 			var sum [kernel.LongPanel]float32
 			s := sum[:width]
-			sums(s, a, i, b)
+			portableSum(format, s, a, i, b)
 			if a.Flags&kernel.Scale != 0 {
 				for j := range s {
 					s[j] *= a.Alpha
@@ -73,29 +73,28 @@ func mulPortable(a *kernel.Args, sums func(s []float32, a *kernel.Args, row int,
 	}
 }
 
-// portableSums say how each format adds up the products of row i of A, which lies in
-// segments, and a panel.
-var portableSums = map[kernel.FormatName]func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer){
-	// In the order of the segments: s[j] += A[i,k] * B[k][j].
-	kernel.F32: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+// portableSum adds up the products of row i of A, which lies in segments, and a panel, as
+// a format does. (A switch, not a table: what s points to stays on the stack.)
+func portableSum(format kernel.FormatName, s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+	switch format {
+	case kernel.F32:
+		// In the order of the segments: s[j] += A[i,k] * B[k][j].
 		eachLeft(a, i, func(k int, v float32) {
 			for j, w := range floats(panel, kernel.EntryBytes*len(s)*k, len(s)) {
 				s[j] += v * w
 			}
 		})
-	},
-	// In the order of the segments: s[j] += A[i,k] * widened(B[k/2][j][k%2]).
-	kernel.BF16W: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+	case kernel.BF16W:
+		// In the order of the segments: s[j] += A[i,k] * widened(B[k/2][j][k%2]).
 		eachLeft(a, i, func(k int, v float32) {
 			for j, w := range halves(panel, k/2, len(s)) {
 				s[j] += v * vec.FromBF16(w[k%2])
 			}
 		})
-	},
-	// Pairs of k, the odd one first, of rows whose entries are bfloat16 already:
-	// s[j] = A[i,2p]*B[p][j][0] + (A[i,2p+1]*B[p][j][1] + s[j]), each rounded once; what is
-	// subnormal counts as zero.
-	kernel.BF16: func(s []float32, a *kernel.Args, i int, panel unsafe.Pointer) {
+	case kernel.BF16:
+		// Pairs of k, the odd one first, of rows whose entries are bfloat16 already:
+		// s[j] = A[i,2p]*B[p][j][0] + (A[i,2p+1]*B[p][j][1] + s[j]), each rounded once; what is
+		// subnormal counts as zero.
 		var even float32
 		eachLeft(a, i, func(k int, v float32) {
 			if k%2 == 0 {
@@ -108,7 +107,9 @@ var portableSums = map[kernel.FormatName]func(s []float32, a *kernel.Args, i int
 				}
 			}
 		})
-	},
+	default:
+		panic("mul: no portable sum of format " + string(format))
+	}
 }
 
 // eachLeft calls f with every entry of a row of A.

@@ -424,7 +424,7 @@ func TestMissingKernels(t *testing.T) {
 	target := kernel.For(kernel.Available()[0])
 	target.Name = "taller"
 	for w := range target.Tiles {
-		target.Tiles[w].Max = kernel.MaxMR
+		target.Tiles[w].Max, target.Tiles[w].Sweeps = kernel.MaxMR, max(1, target.Tiles[w].Sweeps)
 	}
 	f := plan.NewLayer(spec.Linear{Kind: spec.Dense, In: 8, Out: 8}).Factors[0]
 	var arena memory.Arena
