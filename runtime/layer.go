@@ -433,6 +433,7 @@ func (l *layer) addBackwardData(ws *Workspace, dx, dy mul.Matrix, dz []mul.Matri
 // which sums is scratch of one entry an output. A unit is of about so many
 // weights.
 func (l *layer) addGradients(units []mul.Unit, g Weights, dy, x []float32, z, dz []mul.Matrix, sums []float32, weights int) []mul.Unit {
+	from := len(units)
 	for i, gr := range l.gradients {
 		in, out := x, dy
 		if i > 0 {
@@ -441,13 +442,14 @@ func (l *layer) addGradients(units []mul.Unit, g Weights, dy, x []float32, z, dz
 		if i < len(l.gradients)-1 {
 			out = dz[i].Data
 		}
+		from = len(units)
 		units = gr.AddUnits(units, g.Factors[i], out, in, weights, l.chained(i, 0))
+	}
+	if l.bias != nil {
+		units = l.bias.AddUnits(units, from, g.Bias, dy, sums) // of the last factor
 	}
 	if l.mix.On {
 		units = l.guide.gradient.AddUnits(units, g.Guide, dy, x, weights, l.guided(0))
-	}
-	if l.bias != nil {
-		units = l.bias.AddUnits(units, g.Bias, dy, sums)
 	}
 	return units
 }

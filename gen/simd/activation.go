@@ -47,11 +47,13 @@ func (m *tile) storeActivated() {
 	m.MOVQ(operand.U32(uint32(m.MR)), n)
 	row := m.label("row")
 	m.Label(row)
-	for j := range m.columnAt {
-		x := m.Vec()
-		m.VMOVUPS(mem(p, j*m.Bytes()), x)
-		act.value(m.asm, x)
-		m.VMOVUPS(x, mem(p, j*m.Bytes()))
+	for j := 0; j < len(m.columnAt); j += 2 {
+		m.alternate(min(2, len(m.columnAt)-j), func(i int) {
+			x, at := m.Vec(), mem(p, (j+i)*m.Bytes())
+			m.VMOVUPS(at, x)
+			act.value(m.asm, x)
+			m.VMOVUPS(x, at)
+		})
 	}
 	m.ADDQ(stride, p)
 	m.DECQ(n)

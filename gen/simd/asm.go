@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"unsafe"
 
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/ir"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/printer"
 	"github.com/mmcloughlin/avo/reg"
@@ -26,7 +28,7 @@ type asm struct {
 	*build.Context
 	arch.File
 
-	pool   operand.Mem // constants, each repeated to fill a register
+	pool   operand.Mem // constants, each of Constant bytes
 	consts map[uint32]int
 	names  []string // functions, in order
 	needs  pass.Needs
@@ -71,6 +73,30 @@ func (e *asm) vecs(n int) []reg.VecVirtual {
 	return v
 }
 
+// alternate emits n bodies, an instruction of each in turn, where there are registers
+// for two: their chains of latencies run side by side. Bodies have the same
+// instructions, and no labels.
+func (e *asm) alternate(n int, body func(i int)) {
+	f, _ := e.Result()
+	fn := f.Functions()[len(f.Functions())-1]
+	begin := len(fn.Nodes)
+	for i := range n {
+		body(i)
+	}
+	if e.Registers() < 32 || n == 1 {
+		return
+	}
+	emitted := slices.Clone(fn.Nodes[begin:])
+	each := len(emitted) / n
+	for k := range emitted {
+		from, first := emitted[k%n*each+k/n], emitted[k/n]
+		if from.(*ir.Instruction).Opcode != first.(*ir.Instruction).Opcode {
+			panic("simd: bodies that alternate differ")
+		}
+		fn.Nodes[begin+k] = from
+	}
+}
+
 // label makes a name that is unique in the file's function.
 func (e *asm) label(name string) string {
 	e.labels++
@@ -96,7 +122,7 @@ func (e *asm) constant(f float32) operand.Mem { return e.bits(math.Float32bits(f
 func (e *asm) bits(u uint32) operand.Mem {
 	at, ok := e.consts[u]
 	if !ok {
-		at = len(e.consts) * e.Bytes()
+		at = len(e.consts) * e.Constant()
 		e.consts[u] = at
 	}
 	return e.pool.Offset(at)
@@ -115,17 +141,22 @@ func (e *asm) finish() ([]byte, error) {
 		e.DataAttributes(attr.RODATA | attr.NOPTR)
 		byOffset := make([]uint32, len(e.consts))
 		for u, at := range e.consts {
-			byOffset[at/e.Bytes()] = u
+			byOffset[at/e.Constant()] = u
 		}
 		for i, u := range byOffset {
-			for lane := range e.Lanes() {
-				e.AddDatum(i*e.Bytes()+kernel.EntryBytes*lane, operand.U32(u))
+			for at := 0; at < e.Constant(); at += kernel.EntryBytes {
+				e.AddDatum(i*e.Constant()+at, operand.U32(u))
 			}
 		}
 	}
 	f, err := e.Result()
 	if err != nil {
 		return nil, err
+	}
+	if e.Constant() < e.Bytes() {
+		if err := pass.Broadcast(f, e.pool.Symbol); err != nil {
+			return nil, err
+		}
 	}
 	if err := pass.Compile(f, e.needs); err != nil {
 		return nil, err

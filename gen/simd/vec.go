@@ -15,11 +15,12 @@ import (
 
 // Offsets of the elementwise kernels' arguments.
 const (
-	vecN      = unsafe.Offsetof(kernel.VecArgs{}.N)
-	vecRows   = unsafe.Offsetof(kernel.VecArgs{}.Rows)
-	vecStride = unsafe.Offsetof(kernel.VecArgs{}.Stride)
-	vecStep   = unsafe.Offsetof(kernel.VecArgs{}.Step)
-	vecGroups = unsafe.Offsetof(kernel.VecArgs{}.Groups)
+	vecN         = unsafe.Offsetof(kernel.VecArgs{}.N)
+	vecRows      = unsafe.Offsetof(kernel.VecArgs{}.Rows)
+	vecStride    = unsafe.Offsetof(kernel.VecArgs{}.Stride)
+	vecStep      = unsafe.Offsetof(kernel.VecArgs{}.Step)
+	vecGroups    = unsafe.Offsetof(kernel.VecArgs{}.Groups)
+	vecGroupStep = unsafe.Offsetof(kernel.VecArgs{}.GroupStep)
 )
 
 func vecP(i int) uintptr { return unsafe.Offsetof(kernel.VecArgs{}.P) + uintptr(8*i) }
@@ -118,10 +119,10 @@ func (e *asm) vectors(b *vecBody, n reg.GPVirtual, unroll int, body func(*vecBod
 		e.SUBQ(operand.U32(uint32(us*e.Lanes())), n)
 		e.JL(e.jump(end))
 		e.Label(main)
-		for b.u = range us {
-			b.disp = b.u * e.Bytes()
+		e.alternate(us, func(u int) {
+			b.u, b.disp = u, u*e.Bytes()
 			body(b)
-		}
+		})
 		e.ADDQ(operand.U32(uint32(us*e.Bytes())), b.idx)
 		e.SUBQ(operand.U32(uint32(us*e.Lanes())), n)
 		e.JGE(e.jump(main))
@@ -360,21 +361,17 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpSpread:    func(e *asm) { e.spread(false) },
 	kernel.OpSpreadAdd: func(e *asm) { e.spread(true) },
 	kernel.OpPackPanels: func(e *asm) {
-		e.pack(kernel.Panel, func(src, dst reg.GPVirtual) { e.copyRun(src, dst, kernel.Panel) })
+		e.pack(kernel.Panel, (*asm).copyRun, false)
 	},
-	kernel.OpPackStrips: func(e *asm) {
-		n := e.vecRow.StripRows
-		e.pack(n, func(src, dst reg.GPVirtual) { e.copyRun(src, dst, n) })
-	},
-	kernel.OpPackStripsStep: func(e *asm) {
-		n := e.vecRow.StripRows
-		e.pack(n, func(src, dst reg.GPVirtual) { e.copyStepped(src, dst, n) })
-	},
-	kernel.OpCopyRuns:  func(e *asm) { e.copyRuns() },
-	kernel.OpBF16:      func(e *asm) { e.bf16() },
-	kernel.OpBF16Pairs: func(e *asm) { e.bf16Pairs() },
-	kernel.OpRoundBF16: func(e *asm) { e.roundedBF16() },
-	kernel.OpRead:      func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
+	kernel.OpPackStrips:     func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyRun, false) },
+	kernel.OpPackStripsStep: func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyStepped, false) },
+	kernel.OpSumStrips:      func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyRun, true) },
+	kernel.OpSumStripsStep:  func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyStepped, true) },
+	kernel.OpCopyRuns:       func(e *asm) { e.copyRuns() },
+	kernel.OpBF16:           func(e *asm) { e.bf16() },
+	kernel.OpBF16Pairs:      func(e *asm) { e.bf16Pairs() },
+	kernel.OpRoundBF16:      func(e *asm) { e.roundedBF16() },
+	kernel.OpRead:           func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
 	kernel.OpPeak: func(e *asm) {
 		// As many chains as hide the latency of two multiply-adds a cycle.
 		acc := e.sums(12)
@@ -399,12 +396,11 @@ const peakUnroll = 8
 const entry = kernel.EntryBytes
 
 // pack takes rows apart into groups of n entries; body copies one row of one
-// group. It prefetches to the L2 cache, because many rows share few sets of L1: rows
+// group, and adds it to n sums where there are some. It prefetches to the L2 cache, because many rows share few sets of L1: rows
 // lie too far apart for the hardware to see them coming.
-func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
+func (e *asm) pack(n int, body func(e *asm, src, dst, sums reg.GPVirtual, n int), sum bool) {
 	src, dst := e.load(vecP(1)), e.load(vecP(0))
-	rows, dstStep, srcStep, ahead := e.load(vecRows), e.GP64(), e.GP64(), e.GP64()
-	e.IMUL3Q(operand.U32(uint32(entry*n)), rows, dstStep)
+	rows, dstStep, srcStep, ahead := e.load(vecRows), e.load(vecGroupStep), e.GP64(), e.GP64()
 	e.IMUL3Q(operand.U32(uint32(n)), e.field(vecStep), srcStep)
 	e.IMUL3Q(operand.U32(uint32(e.vecRow.PackAhead)), e.field(vecStride), ahead)
 	row, group := e.label("row"), e.label("group")
@@ -412,11 +408,18 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 	s, d, g := e.GP64(), e.GP64(), e.load(vecGroups)
 	e.MOVQ(src, s)
 	e.MOVQ(dst, d)
+	var sums reg.GPVirtual
+	if sum {
+		sums = e.load(vecP(2))
+	}
 	e.Label(group)
 	for at := 0; at < entry*n; at += 64 {
 		e.PREFETCHT1(indexed(s, ahead, 1, at))
 	}
-	body(s, d)
+	body(e, s, d, sums, n)
+	if sum {
+		e.ADDQ(operand.U32(uint32(entry*n)), sums)
+	}
 	e.ADDQ(srcStep, s)
 	e.ADDQ(dstStep, d)
 	e.DECQ(g)
@@ -428,40 +431,48 @@ func (e *asm) pack(n int, body func(src, dst reg.GPVirtual)) {
 }
 
 // copyRun copies n neighbouring entries.
-func (e *asm) copyRun(src, dst reg.GPVirtual, n int) {
+func (e *asm) copyRun(src, dst, sums reg.GPVirtual, n int) {
 	for at := 0; at < n; {
-		switch {
-		case n-at >= e.Lanes():
-			v := e.Vec()
+		var v reg.VecVirtual
+		for _, v = range []reg.VecVirtual{e.Vec(), e.YMM(), e.XMM()} {
+			if entry*(n-at) >= int(v.Size()) {
+				break
+			}
+		}
+		switch size := int(v.Size()); {
+		case entry*(n-at) >= size:
 			e.VMOVUPS(mem(src, entry*at), v)
 			e.VMOVUPS(v, mem(dst, entry*at))
-			at += e.Lanes()
-		case n-at >= 8:
-			v := e.YMM()
-			e.VMOVUPS(mem(src, entry*at), v)
-			e.VMOVUPS(v, mem(dst, entry*at))
-			at += 8
-		case n-at >= 4:
-			v := e.XMM()
-			e.VMOVUPS(mem(src, entry*at), v)
-			e.VMOVUPS(v, mem(dst, entry*at))
-			at += 4
+			e.sumRun(v, sums, at, e.VMOVUPS)
+			at += size / entry
 		case n-at >= 2:
-			v := e.XMM()
 			e.VMOVSD(mem(src, entry*at), v)
 			e.VMOVSD(v, mem(dst, entry*at))
+			e.sumRun(v, sums, at, e.VMOVSD)
 			at += 2
 		default:
-			v := e.XMM()
 			e.VMOVSS(mem(src, entry*at), v)
 			e.VMOVSS(v, mem(dst, entry*at))
+			e.sumRun(v, sums, at, e.VMOVSS)
 			at++
 		}
 	}
 }
 
+// sumRun adds v to sums from number at on, where there are some; move moves as much as v
+// holds.
+func (e *asm) sumRun(v reg.VecVirtual, sums reg.GPVirtual, at int, move func(...operand.Op)) {
+	if sums == nil {
+		return
+	}
+	old := map[uint]func() reg.VecVirtual{16: e.XMM, 32: e.YMM, 64: e.ZMM}[v.Size()]()
+	move(mem(sums, entry*at), old)
+	e.VADDPS(v, old, old)
+	move(old, mem(sums, entry*at))
+}
+
 // copyStepped copies n entries that are Step bytes apart, n a multiple of 2.
-func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
+func (e *asm) copyStepped(src, dst, sums reg.GPVirtual, n int) {
 	step, step3, s := e.load(vecStep), e.GP64(), e.GP64()
 	e.LEAQ(indexed(step, step, 2, 0), step3)
 	e.MOVQ(src, s)
@@ -471,11 +482,13 @@ func (e *asm) copyStepped(src, dst reg.GPVirtual, n int) {
 		e.VINSERTPS(operand.U8(0x10), indexed(s, step, 1, 0), v, v)
 		if n-at == 2 {
 			e.VMOVSD(v, mem(dst, entry*at))
+			e.sumRun(v, sums, at, e.VMOVSD)
 			return
 		}
 		e.VINSERTPS(operand.U8(0x20), indexed(s, step, 2, 0), v, v)
 		e.VINSERTPS(operand.U8(0x30), indexed(s, step3, 1, 0), v, v)
 		e.VMOVUPS(v, mem(dst, entry*at))
+		e.sumRun(v, sums, at, e.VMOVUPS)
 		e.LEAQ(indexed(s, step, 4, 0), s)
 	}
 }

@@ -11,7 +11,7 @@ import (
 // The kernels do not compile with another layout of their arguments, other flags or
 // other sizes of sums than they were made for.
 var (
-	_ [4]struct{}    = [kernel.ABI]struct{}{}
+	_ [5]struct{}    = [kernel.ABI]struct{}{}
 	_ [0]struct{}    = [unsafe.Offsetof(kernel.Args{}.A)]struct{}{}
 	_ [8]struct{}    = [unsafe.Offsetof(kernel.Args{}.B)]struct{}{}
 	_ [16]struct{}   = [unsafe.Offsetof(kernel.Args{}.C)]struct{}{}

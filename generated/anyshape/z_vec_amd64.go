@@ -82,6 +82,12 @@ func vec_f32_packstrips_avx512(a *kernel.VecArgs)
 func vec_f32_packstripsstep_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_sumstrips_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_sumstripsstep_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_copyruns_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -179,6 +185,12 @@ func vec_f32_packstrips_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_packstripsstep_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_sumstrips_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_sumstripsstep_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_copyruns_avx2(a *kernel.VecArgs)

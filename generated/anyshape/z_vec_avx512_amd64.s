@@ -17,47 +17,47 @@ TEXT ·vec_f32_gelu_avx512(SB), NOSPLIT, $0-8
 
 main1:
 	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS 64(BX)(AX*1), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)(AX*1)
-	VMOVUPS 64(BX)(AX*1), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)(AX*1)
+	VMOVUPS Z4, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main1
@@ -70,23 +70,23 @@ end2:
 main3:
 	VMOVUPS (BX)(AX*1), Z0
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
 	VSCALEFPS Z2, Z3, Z3
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
 	VDIVPS Z1, Z0, Z0
 	VMOVUPS Z0, (DX)(AX*1)
 	ADDQ $0x00000040, AX
@@ -103,23 +103,23 @@ end4:
 	KMOVW SI, K1
 	VMOVUPS.Z (BX)(AX*1), K1, Z0
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
 	VRNDSCALEPS $0x08, Z1, Z2
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
 	VSCALEFPS Z2, Z3, Z3
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
 	VDIVPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, (DX)(AX*1)
 
@@ -144,31 +144,31 @@ main6:
 	VMOVUPS (SI)(AX*1), Z0
 	VMOVUPS (DI)(AX*1), Z1
 	VMULPS Z0, Z0, Z3
-	VMULPS constants_avx512<>+0(SB), Z3, Z3
-	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+0(SB), Z3, Z3
+	VADDPS.BCST constants_avx512<>+4(SB), Z3, Z3
 	VMULPS Z0, Z3, Z3
-	VMINPS constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS constants_avx512<>+192(SB), Z3, Z3
+	VMINPS.BCST constants_avx512<>+8(SB), Z3, Z3
+	VMAXPS.BCST constants_avx512<>+12(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
 	VSUBPS Z2, Z3, Z3
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
+	VBROADCASTSS constants_avx512<>+16(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z3, Z4
 	VSCALEFPS Z2, Z4, Z4
 	VMOVAPS Z4, Z3
-	VADDPS constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS constants_avx512<>+640(SB), Z2
+	VADDPS.BCST constants_avx512<>+40(SB), Z3, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z2
 	VDIVPS Z3, Z2, Z2
 	VMULPS Z0, Z2, Z4
 	VMULPS Z0, Z0, Z0
-	VMULPS constants_avx512<>+704(SB), Z0, Z0
-	VADDPS constants_avx512<>+768(SB), Z0, Z0
-	VMINPS constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS constants_avx512<>+640(SB), Z3
+	VMULPS.BCST constants_avx512<>+44(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+48(SB), Z0, Z0
+	VMINPS.BCST constants_avx512<>+52(SB), Z0, Z0
+	VBROADCASTSS constants_avx512<>+40(SB), Z3
 	VSUBPS Z2, Z3, Z3
 	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
@@ -190,31 +190,31 @@ end7:
 	VMOVUPS.Z (SI)(AX*1), K1, Z0
 	VMOVUPS.Z (DI)(AX*1), K1, Z1
 	VMULPS Z0, Z0, Z3
-	VMULPS constants_avx512<>+0(SB), Z3, Z3
-	VADDPS constants_avx512<>+64(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+0(SB), Z3, Z3
+	VADDPS.BCST constants_avx512<>+4(SB), Z3, Z3
 	VMULPS Z0, Z3, Z3
-	VMINPS constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS constants_avx512<>+192(SB), Z3, Z3
+	VMINPS.BCST constants_avx512<>+8(SB), Z3, Z3
+	VMAXPS.BCST constants_avx512<>+12(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z2
 	VSUBPS Z2, Z3, Z3
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z4
+	VBROADCASTSS constants_avx512<>+16(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z3, Z4
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z3, Z4
 	VSCALEFPS Z2, Z4, Z4
 	VMOVAPS Z4, Z3
-	VADDPS constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS constants_avx512<>+640(SB), Z2
+	VADDPS.BCST constants_avx512<>+40(SB), Z3, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z2
 	VDIVPS Z3, Z2, Z2
 	VMULPS Z0, Z2, Z4
 	VMULPS Z0, Z0, Z0
-	VMULPS constants_avx512<>+704(SB), Z0, Z0
-	VADDPS constants_avx512<>+768(SB), Z0, Z0
-	VMINPS constants_avx512<>+832(SB), Z0, Z0
-	VMOVUPS constants_avx512<>+640(SB), Z3
+	VMULPS.BCST constants_avx512<>+44(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+48(SB), Z0, Z0
+	VMINPS.BCST constants_avx512<>+52(SB), Z0, Z0
+	VBROADCASTSS constants_avx512<>+40(SB), Z3
 	VSUBPS Z2, Z3, Z3
 	VMULPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z2
@@ -239,95 +239,95 @@ TEXT ·vec_f32_gelu_erf_avx512(SB), NOSPLIT, $0-8
 
 main9:
 	VMOVUPS (BX)(AX*1), Z0
-	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMOVUPS 64(BX)(AX*1), Z6
+	VMULPS.BCST constants_avx512<>+56(SB), Z0, Z1
+	VMULPS.BCST constants_avx512<>+56(SB), Z6, Z7
 	VMAXPS Z0, Z1, Z1
-	VMOVUPS constants_avx512<>+960(SB), Z2
+	VMAXPS Z6, Z7, Z7
+	VBROADCASTSS constants_avx512<>+60(SB), Z2
+	VBROADCASTSS constants_avx512<>+60(SB), Z8
 	VMINPS Z1, Z2, Z1
+	VMINPS Z7, Z8, Z7
 	VMULPS Z1, Z1, Z4
+	VMULPS Z7, Z7, Z9
 	VMOVAPS Z4, Z2
+	VMOVAPS Z9, Z8
 	VFMSUB231PS Z1, Z1, Z2
-	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VFMSUB231PS Z7, Z7, Z8
+	VMULPS.BCST constants_avx512<>+64(SB), Z4, Z3
+	VMULPS.BCST constants_avx512<>+64(SB), Z9, Z5
 	VRNDSCALEPS $0x08, Z3, Z3
-	VMULPS constants_avx512<>+1088(SB), Z4, Z4
-	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS constants_avx512<>+1344(SB), Z2
-	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VRNDSCALEPS $0x08, Z5, Z5
+	VMULPS.BCST constants_avx512<>+68(SB), Z4, Z4
+	VMULPS.BCST constants_avx512<>+68(SB), Z9, Z9
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z5, Z9
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z5, Z9
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z2, Z4
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z8, Z9
+	VBROADCASTSS constants_avx512<>+84(SB), Z2
+	VBROADCASTSS constants_avx512<>+84(SB), Z8
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z9, Z8
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z9, Z8
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z9, Z8
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z9, Z8
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z9, Z8
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z9, Z8
+	VADDPS.BCST constants_avx512<>+104(SB), Z3, Z3
+	VADDPS.BCST constants_avx512<>+104(SB), Z5, Z5
 	VSCALEFPS Z3, Z2, Z2
-	VADDPS constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS constants_avx512<>+640(SB), Z4
+	VSCALEFPS Z5, Z8, Z8
+	VADDPS.BCST constants_avx512<>+108(SB), Z1, Z5
+	VADDPS.BCST constants_avx512<>+108(SB), Z7, Z11
+	VBROADCASTSS constants_avx512<>+40(SB), Z4
+	VBROADCASTSS constants_avx512<>+40(SB), Z10
 	VDIVPS Z5, Z4, Z4
-	VMOVUPS constants_avx512<>+640(SB), Z5
-	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS constants_avx512<>+1856(SB), Z3
-	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VDIVPS Z11, Z10, Z10
+	VBROADCASTSS constants_avx512<>+40(SB), Z5
+	VBROADCASTSS constants_avx512<>+40(SB), Z11
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z4, Z5
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z10, Z11
+	VBROADCASTSS constants_avx512<>+116(SB), Z3
+	VBROADCASTSS constants_avx512<>+116(SB), Z9
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z11, Z9
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z11, Z9
 	VMULPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VMULPS Z10, Z9, Z9
+	VBROADCASTSS constants_avx512<>+156(SB), Z4
+	VBROADCASTSS constants_avx512<>+156(SB), Z5
 	VMAXPS Z0, Z4, Z0
+	VMAXPS Z6, Z5, Z6
 	VMULPS Z3, Z1, Z1
+	VMULPS Z9, Z7, Z3
 	VMULPS Z2, Z1, Z1
-	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VMULPS Z8, Z3, Z3
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z1, Z0
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z3, Z6
 	VMOVUPS Z0, (DX)(AX*1)
-	VMOVUPS 64(BX)(AX*1), Z0
-	VMULPS constants_avx512<>+896(SB), Z0, Z1
-	VMAXPS Z0, Z1, Z1
-	VMOVUPS constants_avx512<>+960(SB), Z2
-	VMINPS Z1, Z2, Z1
-	VMULPS Z1, Z1, Z4
-	VMOVAPS Z4, Z2
-	VFMSUB231PS Z1, Z1, Z2
-	VMULPS constants_avx512<>+1024(SB), Z4, Z3
-	VRNDSCALEPS $0x08, Z3, Z3
-	VMULPS constants_avx512<>+1088(SB), Z4, Z4
-	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS constants_avx512<>+1344(SB), Z2
-	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VADDPS constants_avx512<>+1664(SB), Z3, Z3
-	VSCALEFPS Z3, Z2, Z2
-	VADDPS constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS constants_avx512<>+640(SB), Z4
-	VDIVPS Z5, Z4, Z4
-	VMOVUPS constants_avx512<>+640(SB), Z5
-	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS constants_avx512<>+1856(SB), Z3
-	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
-	VMULPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+2496(SB), Z4
-	VMAXPS Z0, Z4, Z0
-	VMULPS Z3, Z1, Z1
-	VMULPS Z2, Z1, Z1
-	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
-	VMOVUPS Z0, 64(DX)(AX*1)
+	VMOVUPS Z6, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main9
@@ -339,49 +339,49 @@ end10:
 
 main11:
 	VMOVUPS (BX)(AX*1), Z0
-	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMULPS.BCST constants_avx512<>+56(SB), Z0, Z1
 	VMAXPS Z0, Z1, Z1
-	VMOVUPS constants_avx512<>+960(SB), Z2
+	VBROADCASTSS constants_avx512<>+60(SB), Z2
 	VMINPS Z1, Z2, Z1
 	VMULPS Z1, Z1, Z4
 	VMOVAPS Z4, Z2
 	VFMSUB231PS Z1, Z1, Z2
-	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VMULPS.BCST constants_avx512<>+64(SB), Z4, Z3
 	VRNDSCALEPS $0x08, Z3, Z3
-	VMULPS constants_avx512<>+1088(SB), Z4, Z4
-	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS constants_avx512<>+1344(SB), Z2
-	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+68(SB), Z4, Z4
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+84(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VADDPS.BCST constants_avx512<>+104(SB), Z3, Z3
 	VSCALEFPS Z3, Z2, Z2
-	VADDPS constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS constants_avx512<>+640(SB), Z4
+	VADDPS.BCST constants_avx512<>+108(SB), Z1, Z5
+	VBROADCASTSS constants_avx512<>+40(SB), Z4
 	VDIVPS Z5, Z4, Z4
-	VMOVUPS constants_avx512<>+640(SB), Z5
-	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS constants_avx512<>+1856(SB), Z3
-	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z5
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z4, Z5
+	VBROADCASTSS constants_avx512<>+116(SB), Z3
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z5, Z3
 	VMULPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VBROADCASTSS constants_avx512<>+156(SB), Z4
 	VMAXPS Z0, Z4, Z0
 	VMULPS Z3, Z1, Z1
 	VMULPS Z2, Z1, Z1
-	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z1, Z0
 	VMOVUPS Z0, (DX)(AX*1)
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000010, CX
@@ -396,49 +396,49 @@ end12:
 	DECQ SI
 	KMOVW SI, K1
 	VMOVUPS.Z (BX)(AX*1), K1, Z0
-	VMULPS constants_avx512<>+896(SB), Z0, Z1
+	VMULPS.BCST constants_avx512<>+56(SB), Z0, Z1
 	VMAXPS Z0, Z1, Z1
-	VMOVUPS constants_avx512<>+960(SB), Z2
+	VBROADCASTSS constants_avx512<>+60(SB), Z2
 	VMINPS Z1, Z2, Z1
 	VMULPS Z1, Z1, Z4
 	VMOVAPS Z4, Z2
 	VFMSUB231PS Z1, Z1, Z2
-	VMULPS constants_avx512<>+1024(SB), Z4, Z3
+	VMULPS.BCST constants_avx512<>+64(SB), Z4, Z3
 	VRNDSCALEPS $0x08, Z3, Z3
-	VMULPS constants_avx512<>+1088(SB), Z4, Z4
-	VFNMADD231PS constants_avx512<>+1152(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1216(SB), Z3, Z4
-	VFNMADD231PS constants_avx512<>+1280(SB), Z2, Z4
-	VMOVUPS constants_avx512<>+1344(SB), Z2
-	VFMADD213PS constants_avx512<>+1408(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1472(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1536(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+1600(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VFMADD213PS constants_avx512<>+640(SB), Z4, Z2
-	VADDPS constants_avx512<>+1664(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+68(SB), Z4, Z4
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z3, Z4
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+84(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z4, Z2
+	VADDPS.BCST constants_avx512<>+104(SB), Z3, Z3
 	VSCALEFPS Z3, Z2, Z2
-	VADDPS constants_avx512<>+1728(SB), Z1, Z5
-	VMOVUPS constants_avx512<>+640(SB), Z4
+	VADDPS.BCST constants_avx512<>+108(SB), Z1, Z5
+	VBROADCASTSS constants_avx512<>+40(SB), Z4
 	VDIVPS Z5, Z4, Z4
-	VMOVUPS constants_avx512<>+640(SB), Z5
-	VFNMADD231PS constants_avx512<>+1792(SB), Z4, Z5
-	VMOVUPS constants_avx512<>+1856(SB), Z3
-	VFMADD213PS constants_avx512<>+1920(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+1984(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2048(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2112(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2176(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2240(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2304(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2368(SB), Z5, Z3
-	VFMADD213PS constants_avx512<>+2432(SB), Z5, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z5
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z4, Z5
+	VBROADCASTSS constants_avx512<>+116(SB), Z3
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z5, Z3
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z5, Z3
 	VMULPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+2496(SB), Z4
+	VBROADCASTSS constants_avx512<>+156(SB), Z4
 	VMAXPS Z0, Z4, Z0
 	VMULPS Z3, Z1, Z1
 	VMULPS Z2, Z1, Z1
-	VFNMADD231PS constants_avx512<>+2560(SB), Z1, Z0
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z1, Z0
 	VMOVUPS Z0, K1, (DX)(AX*1)
 
 done13:
@@ -461,55 +461,55 @@ TEXT ·vec_f32_gelu_erfbackward_avx512(SB), NOSPLIT, $0-8
 main14:
 	VMOVUPS (SI)(AX*1), Z0
 	VMOVUPS (DI)(AX*1), Z1
-	VMULPS constants_avx512<>+2624(SB), Z0, Z2
-	VMAXPS constants_avx512<>+2496(SB), Z2, Z2
-	VMINPS constants_avx512<>+640(SB), Z2, Z2
-	VMOVUPS constants_avx512<>+2560(SB), Z3
-	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
-	VMULPS constants_avx512<>+896(SB), Z0, Z4
+	VMULPS.BCST constants_avx512<>+164(SB), Z0, Z2
+	VMAXPS.BCST constants_avx512<>+156(SB), Z2, Z2
+	VMINPS.BCST constants_avx512<>+40(SB), Z2, Z2
+	VBROADCASTSS constants_avx512<>+160(SB), Z3
+	VFNMADD231PS.BCST constants_avx512<>+168(SB), Z2, Z3
+	VMULPS.BCST constants_avx512<>+56(SB), Z0, Z4
 	VMAXPS Z0, Z4, Z4
-	VMOVUPS constants_avx512<>+960(SB), Z5
+	VBROADCASTSS constants_avx512<>+60(SB), Z5
 	VMINPS Z4, Z5, Z4
 	VMULPS Z4, Z4, Z7
 	VMOVAPS Z7, Z5
 	VFMSUB231PS Z4, Z4, Z5
-	VMULPS constants_avx512<>+1024(SB), Z7, Z6
+	VMULPS.BCST constants_avx512<>+64(SB), Z7, Z6
 	VRNDSCALEPS $0x08, Z6, Z6
-	VMULPS constants_avx512<>+1088(SB), Z7, Z7
-	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
-	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
-	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
-	VMOVUPS constants_avx512<>+1344(SB), Z5
-	VFMADD213PS constants_avx512<>+1408(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1472(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1536(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1600(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
-	VADDPS constants_avx512<>+1664(SB), Z6, Z6
+	VMULPS.BCST constants_avx512<>+68(SB), Z7, Z7
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z6, Z7
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z6, Z7
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z5, Z7
+	VBROADCASTSS constants_avx512<>+84(SB), Z5
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z7, Z5
+	VADDPS.BCST constants_avx512<>+104(SB), Z6, Z6
 	VSCALEFPS Z6, Z5, Z5
-	VADDPS constants_avx512<>+1728(SB), Z4, Z8
-	VMOVUPS constants_avx512<>+640(SB), Z7
+	VADDPS.BCST constants_avx512<>+108(SB), Z4, Z8
+	VBROADCASTSS constants_avx512<>+40(SB), Z7
 	VDIVPS Z8, Z7, Z7
-	VMOVUPS constants_avx512<>+640(SB), Z8
-	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
-	VMOVUPS constants_avx512<>+1856(SB), Z6
-	VFMADD213PS constants_avx512<>+1920(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+1984(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2048(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2112(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2176(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2240(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2304(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2368(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2432(SB), Z8, Z6
+	VBROADCASTSS constants_avx512<>+40(SB), Z8
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z7, Z8
+	VBROADCASTSS constants_avx512<>+116(SB), Z6
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z8, Z6
 	VMULPS Z7, Z6, Z6
-	VMOVUPS constants_avx512<>+2496(SB), Z7
+	VBROADCASTSS constants_avx512<>+156(SB), Z7
 	VMAXPS Z0, Z7, Z0
 	VMULPS Z6, Z4, Z7
 	VMULPS Z5, Z7, Z7
-	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
-	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z7, Z0
+	VFNMADD231PS.BCST constants_avx512<>+172(SB), Z4, Z6
 	VMULPS Z5, Z6, Z6
 	VFMADD231PS Z3, Z6, Z2
 	VMOVUPS Z0, (DX)(AX*1)
@@ -529,55 +529,55 @@ end15:
 	KMOVW R8, K1
 	VMOVUPS.Z (SI)(AX*1), K1, Z0
 	VMOVUPS.Z (DI)(AX*1), K1, Z1
-	VMULPS constants_avx512<>+2624(SB), Z0, Z2
-	VMAXPS constants_avx512<>+2496(SB), Z2, Z2
-	VMINPS constants_avx512<>+640(SB), Z2, Z2
-	VMOVUPS constants_avx512<>+2560(SB), Z3
-	VFNMADD231PS constants_avx512<>+2688(SB), Z2, Z3
-	VMULPS constants_avx512<>+896(SB), Z0, Z4
+	VMULPS.BCST constants_avx512<>+164(SB), Z0, Z2
+	VMAXPS.BCST constants_avx512<>+156(SB), Z2, Z2
+	VMINPS.BCST constants_avx512<>+40(SB), Z2, Z2
+	VBROADCASTSS constants_avx512<>+160(SB), Z3
+	VFNMADD231PS.BCST constants_avx512<>+168(SB), Z2, Z3
+	VMULPS.BCST constants_avx512<>+56(SB), Z0, Z4
 	VMAXPS Z0, Z4, Z4
-	VMOVUPS constants_avx512<>+960(SB), Z5
+	VBROADCASTSS constants_avx512<>+60(SB), Z5
 	VMINPS Z4, Z5, Z4
 	VMULPS Z4, Z4, Z7
 	VMOVAPS Z7, Z5
 	VFMSUB231PS Z4, Z4, Z5
-	VMULPS constants_avx512<>+1024(SB), Z7, Z6
+	VMULPS.BCST constants_avx512<>+64(SB), Z7, Z6
 	VRNDSCALEPS $0x08, Z6, Z6
-	VMULPS constants_avx512<>+1088(SB), Z7, Z7
-	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z7
-	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z7
-	VFNMADD231PS constants_avx512<>+1280(SB), Z5, Z7
-	VMOVUPS constants_avx512<>+1344(SB), Z5
-	VFMADD213PS constants_avx512<>+1408(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1472(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1536(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+1600(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z7, Z5
-	VADDPS constants_avx512<>+1664(SB), Z6, Z6
+	VMULPS.BCST constants_avx512<>+68(SB), Z7, Z7
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z6, Z7
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z6, Z7
+	VFNMADD231PS.BCST constants_avx512<>+80(SB), Z5, Z7
+	VBROADCASTSS constants_avx512<>+84(SB), Z5
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z7, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z7, Z5
+	VADDPS.BCST constants_avx512<>+104(SB), Z6, Z6
 	VSCALEFPS Z6, Z5, Z5
-	VADDPS constants_avx512<>+1728(SB), Z4, Z8
-	VMOVUPS constants_avx512<>+640(SB), Z7
+	VADDPS.BCST constants_avx512<>+108(SB), Z4, Z8
+	VBROADCASTSS constants_avx512<>+40(SB), Z7
 	VDIVPS Z8, Z7, Z7
-	VMOVUPS constants_avx512<>+640(SB), Z8
-	VFNMADD231PS constants_avx512<>+1792(SB), Z7, Z8
-	VMOVUPS constants_avx512<>+1856(SB), Z6
-	VFMADD213PS constants_avx512<>+1920(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+1984(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2048(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2112(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2176(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2240(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2304(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2368(SB), Z8, Z6
-	VFMADD213PS constants_avx512<>+2432(SB), Z8, Z6
+	VBROADCASTSS constants_avx512<>+40(SB), Z8
+	VFNMADD231PS.BCST constants_avx512<>+112(SB), Z7, Z8
+	VBROADCASTSS constants_avx512<>+116(SB), Z6
+	VFMADD213PS.BCST constants_avx512<>+120(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+124(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+128(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+132(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+136(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+140(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+144(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+148(SB), Z8, Z6
+	VFMADD213PS.BCST constants_avx512<>+152(SB), Z8, Z6
 	VMULPS Z7, Z6, Z6
-	VMOVUPS constants_avx512<>+2496(SB), Z7
+	VBROADCASTSS constants_avx512<>+156(SB), Z7
 	VMAXPS Z0, Z7, Z0
 	VMULPS Z6, Z4, Z7
 	VMULPS Z5, Z7, Z7
-	VFNMADD231PS constants_avx512<>+2560(SB), Z7, Z0
-	VFNMADD231PS constants_avx512<>+2752(SB), Z4, Z6
+	VFNMADD231PS.BCST constants_avx512<>+160(SB), Z7, Z0
+	VFNMADD231PS.BCST constants_avx512<>+172(SB), Z4, Z6
 	VMULPS Z5, Z6, Z6
 	VFMADD231PS Z3, Z6, Z2
 	VMOVUPS Z0, K1, (DX)(AX*1)
@@ -602,45 +602,45 @@ TEXT ·vec_f32_swiglu_avx512(SB), NOSPLIT, $0-8
 
 main17:
 	VMOVUPS (BX)(AX*1), Z0
+	VMOVUPS 64(BX)(AX*1), Z5
 	VMOVUPS (SI)(AX*1), Z1
-	VMULPS constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS constants_avx512<>+192(SB), Z2, Z2
+	VMOVUPS 64(SI)(AX*1), Z6
+	VMULPS.BCST constants_avx512<>+176(SB), Z0, Z2
+	VMULPS.BCST constants_avx512<>+176(SB), Z5, Z7
+	VMINPS.BCST constants_avx512<>+8(SB), Z2, Z2
+	VMINPS.BCST constants_avx512<>+8(SB), Z7, Z7
+	VMAXPS.BCST constants_avx512<>+12(SB), Z2, Z2
+	VMAXPS.BCST constants_avx512<>+12(SB), Z7, Z7
 	VRNDSCALEPS $0x08, Z2, Z3
+	VRNDSCALEPS $0x08, Z7, Z8
 	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
+	VSUBPS Z8, Z7, Z7
+	VBROADCASTSS constants_avx512<>+16(SB), Z4
+	VBROADCASTSS constants_avx512<>+16(SB), Z9
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z7, Z9
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z7, Z9
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z7, Z9
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z7, Z9
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z7, Z9
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z7, Z9
 	VSCALEFPS Z3, Z4, Z4
+	VSCALEFPS Z8, Z9, Z9
 	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VMOVAPS Z9, Z7
+	VADDPS.BCST constants_avx512<>+40(SB), Z2, Z2
+	VADDPS.BCST constants_avx512<>+40(SB), Z7, Z7
 	VDIVPS Z2, Z0, Z0
+	VDIVPS Z7, Z5, Z5
 	VMULPS Z0, Z1, Z1
+	VMULPS Z5, Z6, Z6
 	VMOVUPS Z1, (DX)(AX*1)
-	VMOVUPS 64(BX)(AX*1), Z0
-	VMOVUPS 64(SI)(AX*1), Z1
-	VMULPS constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS constants_avx512<>+192(SB), Z2, Z2
-	VRNDSCALEPS $0x08, Z2, Z3
-	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
-	VSCALEFPS Z3, Z4, Z4
-	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+640(SB), Z2, Z2
-	VDIVPS Z2, Z0, Z0
-	VMULPS Z0, Z1, Z1
-	VMOVUPS Z1, 64(DX)(AX*1)
+	VMOVUPS Z6, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main17
@@ -653,21 +653,21 @@ end18:
 main19:
 	VMOVUPS (BX)(AX*1), Z0
 	VMOVUPS (SI)(AX*1), Z1
-	VMULPS constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS constants_avx512<>+192(SB), Z2, Z2
+	VMULPS.BCST constants_avx512<>+176(SB), Z0, Z2
+	VMINPS.BCST constants_avx512<>+8(SB), Z2, Z2
+	VMAXPS.BCST constants_avx512<>+12(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
 	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+16(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z2, Z4
 	VSCALEFPS Z3, Z4, Z4
 	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VADDPS.BCST constants_avx512<>+40(SB), Z2, Z2
 	VDIVPS Z2, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)(AX*1)
@@ -685,21 +685,21 @@ end20:
 	KMOVW DI, K1
 	VMOVUPS.Z (BX)(AX*1), K1, Z0
 	VMOVUPS.Z (SI)(AX*1), K1, Z1
-	VMULPS constants_avx512<>+2816(SB), Z0, Z2
-	VMINPS constants_avx512<>+128(SB), Z2, Z2
-	VMAXPS constants_avx512<>+192(SB), Z2, Z2
+	VMULPS.BCST constants_avx512<>+176(SB), Z0, Z2
+	VMINPS.BCST constants_avx512<>+8(SB), Z2, Z2
+	VMAXPS.BCST constants_avx512<>+12(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
 	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+256(SB), Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+16(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z2, Z4
 	VSCALEFPS Z3, Z4, Z4
 	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+640(SB), Z2, Z2
+	VADDPS.BCST constants_avx512<>+40(SB), Z2, Z2
 	VDIVPS Z2, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, K1, (DX)(AX*1)
@@ -727,25 +727,25 @@ main22:
 	VMOVUPS (DI)(AX*1), Z0
 	VMOVUPS (R8)(AX*1), Z1
 	VMOVUPS (R9)(AX*1), Z2
-	VMULPS constants_avx512<>+2816(SB), Z0, Z3
-	VMINPS constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS constants_avx512<>+192(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+176(SB), Z0, Z3
+	VMINPS.BCST constants_avx512<>+8(SB), Z3, Z3
+	VMAXPS.BCST constants_avx512<>+12(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
 	VSUBPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+256(SB), Z5
-	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z5
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z3, Z5
 	VSCALEFPS Z4, Z5, Z5
 	VMOVAPS Z5, Z3
-	VADDPS constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS constants_avx512<>+640(SB), Z4
+	VADDPS.BCST constants_avx512<>+40(SB), Z3, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z4
 	VDIVPS Z3, Z4, Z4
 	VMULPS Z0, Z4, Z0
-	VMOVUPS constants_avx512<>+640(SB), Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z3
 	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
 	VMULPS Z0, Z1, Z3
@@ -770,25 +770,25 @@ end23:
 	VMOVUPS.Z (DI)(AX*1), K1, Z0
 	VMOVUPS.Z (R8)(AX*1), K1, Z1
 	VMOVUPS.Z (R9)(AX*1), K1, Z2
-	VMULPS constants_avx512<>+2816(SB), Z0, Z3
-	VMINPS constants_avx512<>+128(SB), Z3, Z3
-	VMAXPS constants_avx512<>+192(SB), Z3, Z3
+	VMULPS.BCST constants_avx512<>+176(SB), Z0, Z3
+	VMINPS.BCST constants_avx512<>+8(SB), Z3, Z3
+	VMAXPS.BCST constants_avx512<>+12(SB), Z3, Z3
 	VRNDSCALEPS $0x08, Z3, Z4
 	VSUBPS Z4, Z3, Z3
-	VMOVUPS constants_avx512<>+256(SB), Z5
-	VFMADD213PS constants_avx512<>+320(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+384(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+448(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+512(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+576(SB), Z3, Z5
-	VFMADD213PS constants_avx512<>+640(SB), Z3, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z5
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z3, Z5
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z3, Z5
 	VSCALEFPS Z4, Z5, Z5
 	VMOVAPS Z5, Z3
-	VADDPS constants_avx512<>+640(SB), Z3, Z3
-	VMOVUPS constants_avx512<>+640(SB), Z4
+	VADDPS.BCST constants_avx512<>+40(SB), Z3, Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z4
 	VDIVPS Z3, Z4, Z4
 	VMULPS Z0, Z4, Z0
-	VMOVUPS constants_avx512<>+640(SB), Z3
+	VBROADCASTSS constants_avx512<>+40(SB), Z3
 	VSUBPS Z4, Z3, Z3
 	VFMADD231PS Z0, Z3, Z4
 	VMULPS Z0, Z1, Z3
@@ -819,13 +819,13 @@ TEXT ·vec_f32_sum_avx512(SB), NOSPLIT, $0-8
 
 main25:
 	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS 64(BX)(DX*1), Z5
+	VMOVUPS 128(BX)(DX*1), Z6
+	VMOVUPS 192(BX)(DX*1), Z7
 	VADDPS Z4, Z0, Z0
-	VMOVUPS 64(BX)(DX*1), Z4
-	VADDPS Z4, Z1, Z1
-	VMOVUPS 128(BX)(DX*1), Z4
-	VADDPS Z4, Z2, Z2
-	VMOVUPS 192(BX)(DX*1), Z4
-	VADDPS Z4, Z3, Z3
+	VADDPS Z5, Z1, Z1
+	VADDPS Z6, Z2, Z2
+	VADDPS Z7, Z3, Z3
 	ADDQ $0x00000100, DX
 	SUBQ $0x00000040, CX
 	JGE main25
@@ -865,7 +865,7 @@ done29:
 	VADDPS X1, X0, X0
 	VMOVSHDUP X0, X1
 	VADDPS X1, X0, X0
-	VMOVSS X0, 128(AX)
+	VMOVSS X0, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -877,7 +877,7 @@ TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
-	VBROADCASTSS 88(AX), Z4
+	VBROADCASTSS 96(AX), Z4
 	MOVQ (AX), BX
 	XORQ DX, DX
 	MOVQ 48(AX), CX
@@ -886,17 +886,17 @@ TEXT ·vec_f32_sumdeviations_avx512(SB), NOSPLIT, $0-8
 
 main30:
 	VMOVUPS (BX)(DX*1), Z5
+	VMOVUPS 64(BX)(DX*1), Z6
+	VMOVUPS 128(BX)(DX*1), Z7
+	VMOVUPS 192(BX)(DX*1), Z8
 	VSUBPS Z4, Z5, Z5
+	VSUBPS Z4, Z6, Z6
+	VSUBPS Z4, Z7, Z7
+	VSUBPS Z4, Z8, Z8
 	VFMADD231PS Z5, Z5, Z0
-	VMOVUPS 64(BX)(DX*1), Z5
-	VSUBPS Z4, Z5, Z5
-	VFMADD231PS Z5, Z5, Z1
-	VMOVUPS 128(BX)(DX*1), Z5
-	VSUBPS Z4, Z5, Z5
-	VFMADD231PS Z5, Z5, Z2
-	VMOVUPS 192(BX)(DX*1), Z5
-	VSUBPS Z4, Z5, Z5
-	VFMADD231PS Z5, Z5, Z3
+	VFMADD231PS Z6, Z6, Z1
+	VFMADD231PS Z7, Z7, Z2
+	VFMADD231PS Z8, Z8, Z3
 	ADDQ $0x00000100, DX
 	SUBQ $0x00000040, CX
 	JGE main30
@@ -939,7 +939,7 @@ done34:
 	VADDPS X1, X0, X0
 	VMOVSHDUP X0, X1
 	VADDPS X1, X0, X0
-	VMOVSS X0, 128(AX)
+	VMOVSS X0, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -947,8 +947,8 @@ done34:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), CX
-	VBROADCASTSS 88(CX), Z0
-	VBROADCASTSS 92(CX), Z1
+	VBROADCASTSS 96(CX), Z0
+	VBROADCASTSS 100(CX), Z1
 	MOVQ (CX), DX
 	MOVQ 8(CX), BX
 	MOVQ 16(CX), SI
@@ -960,19 +960,19 @@ TEXT ·vec_f32_normalize_avx512(SB), NOSPLIT, $0-8
 
 main35:
 	VMOVUPS (BX)(AX*1), Z2
+	VMOVUPS 64(BX)(AX*1), Z5
 	VSUBPS Z0, Z2, Z2
+	VSUBPS Z0, Z5, Z5
 	VMULPS Z1, Z2, Z2
+	VMULPS Z1, Z5, Z5
 	VMOVUPS (DI)(AX*1), Z3
+	VMOVUPS 64(DI)(AX*1), Z6
 	VMOVUPS (SI)(AX*1), Z4
+	VMOVUPS 64(SI)(AX*1), Z7
 	VFMADD231PS Z4, Z2, Z3
+	VFMADD231PS Z7, Z5, Z6
 	VMOVUPS Z3, (DX)(AX*1)
-	VMOVUPS 64(BX)(AX*1), Z2
-	VSUBPS Z0, Z2, Z2
-	VMULPS Z1, Z2, Z2
-	VMOVUPS 64(DI)(AX*1), Z3
-	VMOVUPS 64(SI)(AX*1), Z4
-	VFMADD231PS Z4, Z2, Z3
-	VMOVUPS Z3, 64(DX)(AX*1)
+	VMOVUPS Z6, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main35
@@ -1018,8 +1018,8 @@ done39:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
-	VBROADCASTSS 88(AX), Z0
-	VBROADCASTSS 92(AX), Z1
+	VBROADCASTSS 96(AX), Z0
+	VBROADCASTSS 100(AX), Z1
 	VPXORD Z2, Z2, Z2
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
@@ -1036,33 +1036,33 @@ TEXT ·vec_f32_normsums_avx512(SB), NOSPLIT, $0-8
 
 main40:
 	VMOVUPS (BX)(DX*1), Z6
+	VMOVUPS 64(BX)(DX*1), Z9
 	VMOVUPS (SI)(DX*1), Z7
+	VMOVUPS 64(SI)(DX*1), Z10
 	VSUBPS Z0, Z7, Z7
+	VSUBPS Z0, Z10, Z10
 	VMULPS Z1, Z7, Z7
+	VMULPS Z1, Z10, Z10
 	VMOVUPS (DI)(DX*1), Z8
+	VMOVUPS 64(DI)(DX*1), Z11
 	VMULPS Z6, Z8, Z8
+	VMULPS Z9, Z11, Z11
 	VADDPS Z8, Z2, Z2
+	VADDPS Z11, Z3, Z3
 	VFMADD231PS Z8, Z7, Z4
+	VFMADD231PS Z11, Z10, Z5
 	VMOVUPS (R8)(DX*1), Z8
+	VMOVUPS 64(R8)(DX*1), Z11
 	VFMADD231PS Z6, Z7, Z8
+	VFMADD231PS Z9, Z10, Z11
 	VMOVUPS Z8, (R8)(DX*1)
+	VMOVUPS Z11, 64(R8)(DX*1)
 	VMOVUPS (R9)(DX*1), Z7
+	VMOVUPS 64(R9)(DX*1), Z8
 	VADDPS Z6, Z7, Z7
+	VADDPS Z9, Z8, Z8
 	VMOVUPS Z7, (R9)(DX*1)
-	VMOVUPS 64(BX)(DX*1), Z6
-	VMOVUPS 64(SI)(DX*1), Z7
-	VSUBPS Z0, Z7, Z7
-	VMULPS Z1, Z7, Z7
-	VMOVUPS 64(DI)(DX*1), Z8
-	VMULPS Z6, Z8, Z8
-	VADDPS Z8, Z3, Z3
-	VFMADD231PS Z8, Z7, Z5
-	VMOVUPS 64(R8)(DX*1), Z8
-	VFMADD231PS Z6, Z7, Z8
-	VMOVUPS Z8, 64(R8)(DX*1)
-	VMOVUPS 64(R9)(DX*1), Z7
-	VADDPS Z6, Z7, Z7
-	VMOVUPS Z7, 64(R9)(DX*1)
+	VMOVUPS Z8, 64(R9)(DX*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
 	JGE main40
@@ -1124,7 +1124,7 @@ done44:
 	VADDPS X0, X2, X2
 	VMOVSHDUP X2, X0
 	VADDPS X0, X2, X2
-	VMOVSS X2, 128(AX)
+	VMOVSS X2, 136(AX)
 	VADDPS Z5, Z4, Z4
 	VEXTRACTF64X4 $0x01, Z4, Y0
 	VADDPS Y0, Y4, Y4
@@ -1134,7 +1134,7 @@ done44:
 	VADDPS X0, X4, X4
 	VMOVSHDUP X4, X0
 	VADDPS X0, X4, X4
-	VMOVSS X4, 132(AX)
+	VMOVSS X4, 140(AX)
 	VZEROUPPER
 	RET
 
@@ -1142,10 +1142,10 @@ done44:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_normapply_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), CX
-	VBROADCASTSS 88(CX), Z0
-	VBROADCASTSS 92(CX), Z1
-	VBROADCASTSS 96(CX), Z2
-	VBROADCASTSS 100(CX), Z3
+	VBROADCASTSS 96(CX), Z0
+	VBROADCASTSS 100(CX), Z1
+	VBROADCASTSS 104(CX), Z2
+	VBROADCASTSS 108(CX), Z3
 	MOVQ (CX), DX
 	MOVQ 8(CX), BX
 	MOVQ 16(CX), SI
@@ -1199,10 +1199,10 @@ done47:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
-	VMOVUPS constants_avx512<>+2880(SB), Z0
-	VMOVUPS constants_avx512<>+2880(SB), Z1
-	VMOVUPS constants_avx512<>+2880(SB), Z2
-	VMOVUPS constants_avx512<>+2880(SB), Z3
+	VBROADCASTSS constants_avx512<>+180(SB), Z0
+	VBROADCASTSS constants_avx512<>+180(SB), Z1
+	VBROADCASTSS constants_avx512<>+180(SB), Z2
+	VBROADCASTSS constants_avx512<>+180(SB), Z3
 	MOVQ (AX), BX
 	XORQ DX, DX
 	MOVQ 48(AX), CX
@@ -1211,13 +1211,13 @@ TEXT ·vec_f32_max_avx512(SB), NOSPLIT, $0-8
 
 main48:
 	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS 64(BX)(DX*1), Z5
+	VMOVUPS 128(BX)(DX*1), Z6
+	VMOVUPS 192(BX)(DX*1), Z7
 	VMAXPS Z0, Z4, Z0
-	VMOVUPS 64(BX)(DX*1), Z4
-	VMAXPS Z1, Z4, Z1
-	VMOVUPS 128(BX)(DX*1), Z4
-	VMAXPS Z2, Z4, Z2
-	VMOVUPS 192(BX)(DX*1), Z4
-	VMAXPS Z3, Z4, Z3
+	VMAXPS Z1, Z5, Z1
+	VMAXPS Z2, Z6, Z2
+	VMAXPS Z3, Z7, Z3
 	ADDQ $0x00000100, DX
 	SUBQ $0x00000040, CX
 	JGE main48
@@ -1243,7 +1243,7 @@ end51:
 	DECQ SI
 	KMOVW SI, K1
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
-	VMOVUPS constants_avx512<>+2880(SB), Z5
+	VBROADCASTSS constants_avx512<>+180(SB), Z5
 	VMOVAPS Z4, K1, Z5
 	VMOVAPS Z5, Z4
 	VMAXPS Z0, Z4, Z0
@@ -1260,7 +1260,7 @@ done52:
 	VMAXPS X1, X0, X0
 	VMOVSHDUP X0, X1
 	VMAXPS X1, X0, X0
-	VMOVSS X0, 128(AX)
+	VMOVSS X0, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -1268,9 +1268,9 @@ done52:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
-	VBROADCASTSS 88(AX), Z0
-	VBROADCASTSS 92(AX), Z1
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 96(AX), Z0
+	VBROADCASTSS 100(AX), Z1
+	VBROADCASTSS 104(AX), Z2
 	VPXORD Z3, Z3, Z3
 	VPXORD Z4, Z4, Z4
 	MOVQ (AX), BX
@@ -1282,53 +1282,53 @@ TEXT ·vec_f32_expsum_avx512(SB), NOSPLIT, $0-8
 
 main53:
 	VMOVUPS (SI)(DX*1), Z5
+	VMOVUPS 64(SI)(DX*1), Z9
 	VSUBPS Z2, Z5, Z5
+	VSUBPS Z2, Z9, Z9
 	VFMSUB213PS Z1, Z0, Z5
-	VMOVUPS constants_avx512<>+2944(SB), Z8
+	VFMSUB213PS Z1, Z0, Z9
+	VBROADCASTSS constants_avx512<>+184(SB), Z8
+	VBROADCASTSS constants_avx512<>+184(SB), Z12
 	VMINPS Z5, Z8, Z8
-	VMOVUPS constants_avx512<>+3008(SB), Z7
+	VMINPS Z9, Z12, Z12
+	VBROADCASTSS constants_avx512<>+188(SB), Z7
+	VBROADCASTSS constants_avx512<>+188(SB), Z11
 	VMAXPS Z8, Z7, Z8
-	VMULPS constants_avx512<>+3072(SB), Z8, Z6
+	VMAXPS Z12, Z11, Z12
+	VMULPS.BCST constants_avx512<>+192(SB), Z8, Z6
+	VMULPS.BCST constants_avx512<>+192(SB), Z12, Z10
 	VRNDSCALEPS $0x08, Z6, Z6
-	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS constants_avx512<>+1344(SB), Z7
-	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VRNDSCALEPS $0x08, Z10, Z10
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z6, Z8
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z10, Z12
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z6, Z8
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z10, Z12
+	VBROADCASTSS constants_avx512<>+84(SB), Z7
+	VBROADCASTSS constants_avx512<>+84(SB), Z11
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z12, Z11
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z12, Z11
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z12, Z11
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z12, Z11
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z12, Z11
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z12, Z11
 	VSCALEFPS Z6, Z7, Z7
-	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
+	VSCALEFPS Z10, Z11, Z11
+	VCMPPS.BCST $0x05, constants_avx512<>+188(SB), Z5, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+188(SB), Z9, K2
 	VMOVAPS.Z Z7, K1, Z7
+	VMOVAPS.Z Z11, K2, Z11
 	VMOVAPS Z7, Z5
+	VMOVAPS Z11, Z9
 	VMOVUPS Z5, (BX)(DX*1)
+	VMOVUPS Z9, 64(BX)(DX*1)
 	VADDPS Z5, Z3, Z3
-	VMOVUPS 64(SI)(DX*1), Z5
-	VSUBPS Z2, Z5, Z5
-	VFMSUB213PS Z1, Z0, Z5
-	VMOVUPS constants_avx512<>+2944(SB), Z8
-	VMINPS Z5, Z8, Z8
-	VMOVUPS constants_avx512<>+3008(SB), Z7
-	VMAXPS Z8, Z7, Z8
-	VMULPS constants_avx512<>+3072(SB), Z8, Z6
-	VRNDSCALEPS $0x08, Z6, Z6
-	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS constants_avx512<>+1344(SB), Z7
-	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
-	VSCALEFPS Z6, Z7, Z7
-	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
-	VMOVAPS.Z Z7, K1, Z7
-	VMOVAPS Z7, Z5
-	VMOVUPS Z5, 64(BX)(DX*1)
-	VADDPS Z5, Z4, Z4
+	VADDPS Z9, Z4, Z4
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
 	JGE main53
@@ -1342,23 +1342,23 @@ main55:
 	VMOVUPS (SI)(DX*1), Z5
 	VSUBPS Z2, Z5, Z5
 	VFMSUB213PS Z1, Z0, Z5
-	VMOVUPS constants_avx512<>+2944(SB), Z8
+	VBROADCASTSS constants_avx512<>+184(SB), Z8
 	VMINPS Z5, Z8, Z8
-	VMOVUPS constants_avx512<>+3008(SB), Z7
+	VBROADCASTSS constants_avx512<>+188(SB), Z7
 	VMAXPS Z8, Z7, Z8
-	VMULPS constants_avx512<>+3072(SB), Z8, Z6
+	VMULPS.BCST constants_avx512<>+192(SB), Z8, Z6
 	VRNDSCALEPS $0x08, Z6, Z6
-	VFNMADD231PS constants_avx512<>+1152(SB), Z6, Z8
-	VFNMADD231PS constants_avx512<>+1216(SB), Z6, Z8
-	VMOVUPS constants_avx512<>+1344(SB), Z7
-	VFMADD213PS constants_avx512<>+1408(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1472(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1536(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+1600(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
-	VFMADD213PS constants_avx512<>+640(SB), Z8, Z7
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z6, Z8
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z6, Z8
+	VBROADCASTSS constants_avx512<>+84(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z8, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z8, Z7
 	VSCALEFPS Z6, Z7, Z7
-	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+188(SB), Z5, K1
 	VMOVAPS.Z Z7, K1, Z7
 	VMOVAPS Z7, Z5
 	VMOVUPS Z5, (BX)(DX*1)
@@ -1378,23 +1378,23 @@ end56:
 	VMOVUPS.Z (SI)(DX*1), K1, Z5
 	VSUBPS Z2, Z5, Z5
 	VFMSUB213PS Z1, Z0, Z5
-	VMOVUPS constants_avx512<>+2944(SB), Z2
+	VBROADCASTSS constants_avx512<>+184(SB), Z2
 	VMINPS Z5, Z2, Z2
-	VMOVUPS constants_avx512<>+3008(SB), Z1
+	VBROADCASTSS constants_avx512<>+188(SB), Z1
 	VMAXPS Z2, Z1, Z2
-	VMULPS constants_avx512<>+3072(SB), Z2, Z0
+	VMULPS.BCST constants_avx512<>+192(SB), Z2, Z0
 	VRNDSCALEPS $0x08, Z0, Z0
-	VFNMADD231PS constants_avx512<>+1152(SB), Z0, Z2
-	VFNMADD231PS constants_avx512<>+1216(SB), Z0, Z2
-	VMOVUPS constants_avx512<>+1344(SB), Z1
-	VFMADD213PS constants_avx512<>+1408(SB), Z2, Z1
-	VFMADD213PS constants_avx512<>+1472(SB), Z2, Z1
-	VFMADD213PS constants_avx512<>+1536(SB), Z2, Z1
-	VFMADD213PS constants_avx512<>+1600(SB), Z2, Z1
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
-	VFMADD213PS constants_avx512<>+640(SB), Z2, Z1
+	VFNMADD231PS.BCST constants_avx512<>+72(SB), Z0, Z2
+	VFNMADD231PS.BCST constants_avx512<>+76(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+84(SB), Z1
+	VFMADD213PS.BCST constants_avx512<>+88(SB), Z2, Z1
+	VFMADD213PS.BCST constants_avx512<>+92(SB), Z2, Z1
+	VFMADD213PS.BCST constants_avx512<>+96(SB), Z2, Z1
+	VFMADD213PS.BCST constants_avx512<>+100(SB), Z2, Z1
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z2, Z1
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z2, Z1
 	VSCALEFPS Z0, Z1, Z1
-	VCMPPS $0x05, constants_avx512<>+3008(SB), Z5, K2
+	VCMPPS.BCST $0x05, constants_avx512<>+188(SB), Z5, K2
 	VMOVAPS.Z Z1, K2, Z1
 	VMOVAPS Z1, Z5
 	VMOVUPS Z5, K1, (BX)(DX*1)
@@ -1411,7 +1411,7 @@ done57:
 	VADDPS X0, X3, X3
 	VMOVSHDUP X3, X0
 	VADDPS X0, X3, X3
-	VMOVSS X3, 128(AX)
+	VMOVSS X3, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -1419,8 +1419,8 @@ done57:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), CX
-	VBROADCASTSS 88(CX), Z0
-	VBROADCASTSS 92(CX), Z1
+	VBROADCASTSS 96(CX), Z0
+	VBROADCASTSS 100(CX), Z1
 	MOVQ (CX), DX
 	MOVQ 8(CX), BX
 	MOVQ 16(CX), SI
@@ -1431,17 +1431,17 @@ TEXT ·vec_f32_softmaxbackward_avx512(SB), NOSPLIT, $0-8
 
 main58:
 	VMOVUPS (BX)(AX*1), Z2
+	VMOVUPS 64(BX)(AX*1), Z4
 	VMOVUPS (SI)(AX*1), Z3
+	VMOVUPS 64(SI)(AX*1), Z5
 	VSUBPS Z0, Z3, Z3
+	VSUBPS Z0, Z5, Z5
 	VMULPS Z2, Z3, Z3
+	VMULPS Z4, Z5, Z5
 	VMULPS Z1, Z3, Z3
+	VMULPS Z1, Z5, Z5
 	VMOVUPS Z3, (DX)(AX*1)
-	VMOVUPS 64(BX)(AX*1), Z2
-	VMOVUPS 64(SI)(AX*1), Z3
-	VSUBPS Z0, Z3, Z3
-	VMULPS Z2, Z3, Z3
-	VMULPS Z1, Z3, Z3
-	VMOVUPS Z3, 64(DX)(AX*1)
+	VMOVUPS Z5, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main58
@@ -1498,17 +1498,17 @@ TEXT ·vec_f32_dot_avx512(SB), NOSPLIT, $0-8
 
 main63:
 	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS 64(BX)(DX*1), Z6
+	VMOVUPS 128(BX)(DX*1), Z8
+	VMOVUPS 192(BX)(DX*1), Z10
 	VMOVUPS (SI)(DX*1), Z5
+	VMOVUPS 64(SI)(DX*1), Z7
+	VMOVUPS 128(SI)(DX*1), Z9
+	VMOVUPS 192(SI)(DX*1), Z11
 	VFMADD231PS Z4, Z5, Z0
-	VMOVUPS 64(BX)(DX*1), Z4
-	VMOVUPS 64(SI)(DX*1), Z5
-	VFMADD231PS Z4, Z5, Z1
-	VMOVUPS 128(BX)(DX*1), Z4
-	VMOVUPS 128(SI)(DX*1), Z5
-	VFMADD231PS Z4, Z5, Z2
-	VMOVUPS 192(BX)(DX*1), Z4
-	VMOVUPS 192(SI)(DX*1), Z5
-	VFMADD231PS Z4, Z5, Z3
+	VFMADD231PS Z6, Z7, Z1
+	VFMADD231PS Z8, Z9, Z2
+	VFMADD231PS Z10, Z11, Z3
 	ADDQ $0x00000100, DX
 	SUBQ $0x00000040, CX
 	JGE main63
@@ -1550,7 +1550,7 @@ done67:
 	VADDPS X1, X0, X0
 	VMOVSHDUP X0, X1
 	VADDPS X1, X0, X0
-	VMOVSS X0, 128(AX)
+	VMOVSS X0, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -1558,7 +1558,7 @@ done67:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), CX
-	VBROADCASTSS 88(CX), Z0
+	VBROADCASTSS 96(CX), Z0
 	MOVQ (CX), DX
 	XORQ AX, AX
 	MOVQ 48(CX), CX
@@ -1567,11 +1567,11 @@ TEXT ·vec_f32_scale_avx512(SB), NOSPLIT, $0-8
 
 main68:
 	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS 64(DX)(AX*1), Z2
 	VMULPS Z0, Z1, Z1
+	VMULPS Z0, Z2, Z2
 	VMOVUPS Z1, (DX)(AX*1)
-	VMOVUPS 64(DX)(AX*1), Z1
-	VMULPS Z0, Z1, Z1
-	VMOVUPS Z1, 64(DX)(AX*1)
+	VMOVUPS Z2, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main68
@@ -1609,7 +1609,7 @@ done72:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), CX
-	VBROADCASTSS 88(CX), Z0
+	VBROADCASTSS 96(CX), Z0
 	MOVQ (CX), DX
 	MOVQ 8(CX), BX
 	XORQ AX, AX
@@ -1619,13 +1619,13 @@ TEXT ·vec_f32_axpy_avx512(SB), NOSPLIT, $0-8
 
 main73:
 	VMOVUPS (DX)(AX*1), Z1
+	VMOVUPS 64(DX)(AX*1), Z3
 	VMOVUPS (BX)(AX*1), Z2
+	VMOVUPS 64(BX)(AX*1), Z4
 	VFMADD231PS Z2, Z0, Z1
+	VFMADD231PS Z4, Z0, Z3
 	VMOVUPS Z1, (DX)(AX*1)
-	VMOVUPS 64(DX)(AX*1), Z1
-	VMOVUPS 64(BX)(AX*1), Z2
-	VFMADD231PS Z2, Z0, Z1
-	VMOVUPS Z1, 64(DX)(AX*1)
+	VMOVUPS Z3, 64(DX)(AX*1)
 	ADDQ $0x00000080, AX
 	SUBQ $0x00000020, CX
 	JGE main73
@@ -1717,7 +1717,7 @@ done81:
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_rotate_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
-	VBROADCASTSS 88(AX), Z0
+	VBROADCASTSS 96(AX), Z0
 	MOVQ 64(AX), DX
 	MOVQ 56(AX), BX
 	MOVQ (AX), DI
@@ -1792,29 +1792,29 @@ main87:
 	VMOVUPS (SI)(DX*1), Z0
 	VMOVUPS (DI)(DX*1), Z1
 	VMOVUPS (R8)(DX*1), Z2
-	VBROADCASTSS 108(AX), Z3
+	VBROADCASTSS 116(AX), Z3
 	VMULPS Z3, Z0, Z0
-	VBROADCASTSS 92(AX), Z3
+	VBROADCASTSS 100(AX), Z3
 	VMULPS Z3, Z1, Z1
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 104(AX), Z3
 	VFMADD231PS Z3, Z0, Z1
 	VMOVUPS Z1, (DI)(DX*1)
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 108(AX), Z3
 	VMULPS Z3, Z2, Z2
 	VMULPS Z0, Z0, Z0
-	VBROADCASTSS 104(AX), Z3
+	VBROADCASTSS 112(AX), Z3
 	VFMADD231PS Z3, Z0, Z2
 	VMOVUPS Z2, (R8)(DX*1)
-	VBROADCASTSS 116(AX), Z0
+	VBROADCASTSS 124(AX), Z0
 	VMULPS Z0, Z2, Z2
 	VSQRTPS Z2, Z2
-	VBROADCASTSS 120(AX), Z0
+	VBROADCASTSS 128(AX), Z0
 	VADDPS Z0, Z2, Z2
-	VBROADCASTSS 112(AX), Z0
+	VBROADCASTSS 120(AX), Z0
 	VMULPS Z0, Z1, Z1
 	VDIVPS Z2, Z1, Z1
 	VMOVUPS (BX)(DX*1), Z0
-	VBROADCASTSS 88(AX), Z2
+	VBROADCASTSS 96(AX), Z2
 	VMULPS Z2, Z0, Z0
 	VSUBPS Z1, Z0, Z0
 	VMOVUPS Z0, (BX)(DX*1)
@@ -1833,29 +1833,29 @@ end88:
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
 	VMOVUPS.Z (DI)(DX*1), K1, Z1
 	VMOVUPS.Z (R8)(DX*1), K1, Z2
-	VBROADCASTSS 108(AX), Z3
+	VBROADCASTSS 116(AX), Z3
 	VMULPS Z3, Z0, Z0
-	VBROADCASTSS 92(AX), Z3
+	VBROADCASTSS 100(AX), Z3
 	VMULPS Z3, Z1, Z1
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 104(AX), Z3
 	VFMADD231PS Z3, Z0, Z1
 	VMOVUPS Z1, K1, (DI)(DX*1)
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 108(AX), Z3
 	VMULPS Z3, Z2, Z2
 	VMULPS Z0, Z0, Z0
-	VBROADCASTSS 104(AX), Z3
+	VBROADCASTSS 112(AX), Z3
 	VFMADD231PS Z3, Z0, Z2
 	VMOVUPS Z2, K1, (R8)(DX*1)
-	VBROADCASTSS 116(AX), Z0
+	VBROADCASTSS 124(AX), Z0
 	VMULPS Z0, Z2, Z2
 	VSQRTPS Z2, Z2
-	VBROADCASTSS 120(AX), Z0
+	VBROADCASTSS 128(AX), Z0
 	VADDPS Z0, Z2, Z2
-	VBROADCASTSS 112(AX), Z0
+	VBROADCASTSS 120(AX), Z0
 	VMULPS Z0, Z1, Z1
 	VDIVPS Z2, Z1, Z1
 	VMOVUPS.Z (BX)(DX*1), K1, Z0
-	VBROADCASTSS 88(AX), Z2
+	VBROADCASTSS 96(AX), Z2
 	VMULPS Z2, Z0, Z0
 	VSUBPS Z1, Z0, Z0
 	VMOVUPS Z0, K1, (BX)(DX*1)
@@ -1949,7 +1949,7 @@ TEXT ·vec_f32_packpanels_avx512(SB), NOSPLIT, $0-8
 	MOVQ 8(AX), CX
 	MOVQ (AX), DX
 	MOVQ 56(AX), BX
-	IMUL3Q $0x00000080, BX, SI
+	MOVQ 88(AX), SI
 	IMUL3Q $0x00000020, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
@@ -1983,7 +1983,7 @@ TEXT ·vec_f32_packstrips_avx512(SB), NOSPLIT, $0-8
 	MOVQ 8(AX), CX
 	MOVQ (AX), DX
 	MOVQ 56(AX), BX
-	IMUL3Q $0x00000030, BX, SI
+	MOVQ 88(AX), SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
@@ -2016,7 +2016,7 @@ TEXT ·vec_f32_packstripsstep_avx512(SB), NOSPLIT, $0-8
 	MOVQ 8(AX), CX
 	MOVQ (AX), DX
 	MOVQ 56(AX), BX
-	IMUL3Q $0x00000030, BX, SI
+	MOVQ 88(AX), SI
 	IMUL3Q $0x0000000c, 72(AX), DI
 	IMUL3Q $0x00000010, 64(AX), R8
 
@@ -2059,6 +2059,108 @@ group101:
 	VZEROUPPER
 	RET
 
+// func vec_f32_sumstrips_avx512(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_sumstrips_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
+	MOVQ 88(AX), SI
+	IMUL3Q $0x0000000c, 72(AX), DI
+	IMUL3Q $0x00000010, 64(AX), R8
+
+row102:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+	MOVQ 16(AX), R12
+
+group103:
+	PREFETCHT1 (R9)(R8*1)
+	VMOVUPS (R9), Y0
+	VMOVUPS Y0, (R10)
+	VMOVUPS (R12), Y1
+	VADDPS Y0, Y1, Y1
+	VMOVUPS Y1, (R12)
+	VMOVUPS 32(R9), X0
+	VMOVUPS X0, 32(R10)
+	VMOVUPS 32(R12), X1
+	VADDPS X0, X1, X1
+	VMOVUPS X1, 32(R12)
+	ADDQ $0x00000030, R12
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group103
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row102
+	VZEROUPPER
+	RET
+
+// func vec_f32_sumstripsstep_avx512(a *byte)
+// Requires: AVX, MMX+
+TEXT ·vec_f32_sumstripsstep_avx512(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 8(AX), CX
+	MOVQ (AX), DX
+	MOVQ 56(AX), BX
+	MOVQ 88(AX), SI
+	IMUL3Q $0x0000000c, 72(AX), DI
+	IMUL3Q $0x00000010, 64(AX), R8
+
+row104:
+	MOVQ 80(AX), R11
+	MOVQ CX, R9
+	MOVQ DX, R10
+	MOVQ 16(AX), R12
+
+group105:
+	PREFETCHT1 (R9)(R8*1)
+	MOVQ 72(AX), R13
+	LEAQ (R13)(R13*2), R14
+	MOVQ R9, R15
+	VMOVSS (R15), X0
+	VINSERTPS $0x10, (R15)(R13*1), X0, X0
+	VINSERTPS $0x20, (R15)(R13*2), X0, X0
+	VINSERTPS $0x30, (R15)(R14*1), X0, X0
+	VMOVUPS X0, (R10)
+	VMOVUPS (R12), X1
+	VADDPS X0, X1, X1
+	VMOVUPS X1, (R12)
+	LEAQ (R15)(R13*4), R15
+	VMOVSS (R15), X0
+	VINSERTPS $0x10, (R15)(R13*1), X0, X0
+	VINSERTPS $0x20, (R15)(R13*2), X0, X0
+	VINSERTPS $0x30, (R15)(R14*1), X0, X0
+	VMOVUPS X0, 16(R10)
+	VMOVUPS 16(R12), X1
+	VADDPS X0, X1, X1
+	VMOVUPS X1, 16(R12)
+	LEAQ (R15)(R13*4), R15
+	VMOVSS (R15), X0
+	VINSERTPS $0x10, (R15)(R13*1), X0, X0
+	VINSERTPS $0x20, (R15)(R13*2), X0, X0
+	VINSERTPS $0x30, (R15)(R14*1), X0, X0
+	VMOVUPS X0, 32(R10)
+	VMOVUPS 32(R12), X1
+	VADDPS X0, X1, X1
+	VMOVUPS X1, 32(R12)
+	LEAQ (R15)(R13*4), R15
+	ADDQ $0x00000030, R12
+	ADDQ DI, R9
+	ADDQ SI, R10
+	DECQ R11
+	JNZ group105
+	ADDQ 64(AX), CX
+	ADDQ $0x00000030, DX
+	DECQ BX
+	JNZ row104
+	VZEROUPPER
+	RET
+
 // func vec_f32_copyruns_avx512(a *byte)
 // Requires: AVX, AVX512F
 TEXT ·vec_f32_copyruns_avx512(SB), NOSPLIT, $0-8
@@ -2069,11 +2171,11 @@ TEXT ·vec_f32_copyruns_avx512(SB), NOSPLIT, $0-8
 	MOVQ 72(AX), DI
 	MOVQ 56(AX), R8
 
-row102:
+row106:
 	MOVQ 24(AX), R9
 	MOVQ 80(AX), R10
 
-run103:
+run107:
 	MOVQ (R9), R11
 	MOVQ 8(R9), R12
 	MOVQ 16(R9), CX
@@ -2085,11 +2187,11 @@ run103:
 	VMOVUPS Z0, K1, (DX)(R11*1)
 	ADDQ $0x00000018, R9
 	DECQ R10
-	JNZ run103
+	JNZ run107
 	ADDQ DI, BX
 	ADDQ SI, DX
 	DECQ R8
-	JNZ row102
+	JNZ row106
 	VZEROUPPER
 	RET
 
@@ -2103,81 +2205,81 @@ TEXT ·vec_f32_bf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R8
 	MOVQ 56(AX), R9
 
-row104:
+row108:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL end106
+	JL end110
 
-main105:
+main109:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VMOVUPS 64(SI)(DX*1), Z3
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
+	VBROADCASTSS constants_avx512<>+200(SB), Z5
 	VPSUBD Z1, Z2, Z2
+	VPSUBD Z4, Z5, Z5
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VPSRAD $0x1f, Z5, Z5
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
+	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
 	VORPS Z2, Z1, Z1
+	VORPS Z5, Z4, Z4
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPSRLD $0x10, Z4, Z5
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VPADDD Z4, Z5, Z5
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VMOVAPS.Z Z5, K2, Z5
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
 	VORPS Z1, Z2, Z2
+	VORPS Z4, Z5, Z5
 	VPSRLD $0x10, Z2, Z2
+	VPSRLD $0x10, Z5, Z5
 	MOVQ DX, R10
+	MOVQ DX, R11
 	SHRQ $0x01, R10
+	SHRQ $0x01, R11
 	VPMOVDW Z2, (BX)(R10*1)
-	VMOVUPS 64(SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VPSRLD $0x10, Z2, Z2
-	MOVQ DX, R10
-	SHRQ $0x01, R10
-	VPMOVDW Z2, 32(BX)(R10*1)
+	VPMOVDW Z5, 32(BX)(R11*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
-	JGE main105
+	JGE main109
 
-end106:
+end110:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL end108
+	JL end112
 
-main107:
+main111:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
 	VPSRLD $0x10, Z2, Z2
 	MOVQ DX, R10
@@ -2185,43 +2287,43 @@ main107:
 	VPMOVDW Z2, (BX)(R10*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
-	JGE main107
+	JGE main111
 
-end108:
+end112:
 	ADDQ $0x00000010, CX
 	TESTQ CX, CX
-	JZ done109
+	JZ done113
 	MOVQ $0x00000001, R10
 	SHLQ CL, R10
 	DECQ R10
 	KMOVW R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
 	VPSRLD $0x10, Z2, Z2
 	MOVQ DX, CX
 	SHRQ $0x01, CX
 	VPMOVDW Z2, (BX)(CX*1)
 
-done109:
+done113:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ row104
+	JNZ row108
 	VZEROUPPER
 	RET
 
@@ -2236,194 +2338,194 @@ TEXT ·vec_f32_bf16pairs_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R9
 	MOVQ 56(AX), R10
 
-row110:
+row114:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL end112
+	JL end116
 
-main111:
+main115:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VMOVUPS 64(SI)(DX*1), Z3
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
+	VBROADCASTSS constants_avx512<>+200(SB), Z5
 	VPSUBD Z1, Z2, Z2
+	VPSUBD Z4, Z5, Z5
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VPSRAD $0x1f, Z5, Z5
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
+	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
 	VORPS Z2, Z1, Z1
+	VORPS Z5, Z4, Z4
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPSRLD $0x10, Z4, Z5
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VPADDD Z4, Z5, Z5
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VMOVAPS.Z Z5, K2, Z5
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
 	VORPS Z1, Z2, Z2
+	VORPS Z4, Z5, Z5
 	VMOVUPS (DI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VMOVUPS 64(DI)(DX*1), Z4
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z6
+	VBROADCASTSS constants_avx512<>+200(SB), Z3
+	VBROADCASTSS constants_avx512<>+200(SB), Z7
 	VPSUBD Z1, Z3, Z3
+	VPSUBD Z6, Z7, Z7
 	VPSRAD $0x1f, Z3, Z3
-	VANDPS constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VPSRAD $0x1f, Z7, Z7
+	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+204(SB), Z7, Z7
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
+	VPMINSD.BCST constants_avx512<>+208(SB), Z6, Z6
 	VORPS Z3, Z1, Z1
+	VORPS Z7, Z6, Z6
 	VPSRLD $0x10, Z1, Z3
-	VANDPS constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VPSRLD $0x10, Z6, Z7
+	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+212(SB), Z7, Z7
+	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
+	VPADDD.BCST constants_avx512<>+216(SB), Z7, Z7
 	VPADDD Z1, Z3, Z3
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VPADDD Z6, Z7, Z7
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z6
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z6, K2
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VMOVAPS.Z Z7, K2, Z7
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z4, Z6
 	VORPS Z1, Z3, Z3
+	VORPS Z6, Z7, Z7
 	VPSRLD $0x10, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VPSRLD $0x10, Z5, Z5
+	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+228(SB), Z7, Z7
 	VORPS Z2, Z3, Z3
+	VORPS Z5, Z7, Z7
 	VMOVUPS Z3, (BX)(DX*1)
-	VMOVUPS 64(SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VMOVUPS 64(DI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z3
-	VPSUBD Z1, Z3, Z3
-	VPSRAD $0x1f, Z3, Z3
-	VANDPS constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
-	VORPS Z3, Z1, Z1
-	VPSRLD $0x10, Z1, Z3
-	VANDPS constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD constants_avx512<>+3456(SB), Z3, Z3
-	VPADDD Z1, Z3, Z3
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
-	VMOVAPS.Z Z3, K1, Z3
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
-	VORPS Z1, Z3, Z3
-	VPSRLD $0x10, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z3, Z3
-	VORPS Z2, Z3, Z3
-	VMOVUPS Z3, 64(BX)(DX*1)
+	VMOVUPS Z7, 64(BX)(DX*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
-	JGE main111
+	JGE main115
 
-end112:
+end116:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL end114
+	JL end118
 
-main113:
+main117:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
 	VMOVUPS (DI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z3
 	VPSUBD Z1, Z3, Z3
 	VPSRAD $0x1f, Z3, Z3
-	VANDPS constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z3, Z1, Z1
 	VPSRLD $0x10, Z1, Z3
-	VANDPS constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
+	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
 	VPADDD Z1, Z3, Z3
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
 	VMOVAPS.Z Z3, K1, Z3
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z3, Z3
 	VPSRLD $0x10, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
 	VORPS Z2, Z3, Z3
 	VMOVUPS Z3, (BX)(DX*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
-	JGE main113
+	JGE main117
 
-end114:
+end118:
 	ADDQ $0x00000010, CX
 	TESTQ CX, CX
-	JZ done115
+	JZ done119
 	MOVQ $0x00000001, R11
 	SHLQ CL, R11
 	DECQ R11
 	KMOVW R11, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
 	VMOVUPS.Z (DI)(DX*1), K1, Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z3
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z3
 	VPSUBD Z1, Z3, Z3
 	VPSRAD $0x1f, Z3, Z3
-	VANDPS constants_avx512<>+3264(SB), Z3, Z3
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z3, Z1, Z1
 	VPSRLD $0x10, Z1, Z3
-	VANDPS constants_avx512<>+3392(SB), Z3, Z3
-	VPADDD constants_avx512<>+3456(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
+	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
 	VPADDD Z1, Z3, Z3
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
 	VMOVAPS.Z Z3, K2, Z3
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z3, Z3
 	VPSRLD $0x10, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z3, Z3
+	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
 	VORPS Z2, Z3, Z3
 	VMOVUPS Z3, K1, (BX)(DX*1)
 
-done115:
+done119:
 	ADDQ R8, BX
 	ADDQ R9, SI
 	ADDQ R9, DI
 	DECQ R10
-	JNZ row110
+	JNZ row114
 	VZEROUPPER
 	RET
 
@@ -2437,117 +2539,117 @@ TEXT ·vec_f32_roundbf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ 64(AX), R8
 	MOVQ 56(AX), R9
 
-row116:
+row120:
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000020, CX
-	JL end118
+	JL end122
 
-main117:
+main121:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VMOVUPS 64(SI)(DX*1), Z3
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
+	VBROADCASTSS constants_avx512<>+200(SB), Z5
 	VPSUBD Z1, Z2, Z2
+	VPSUBD Z4, Z5, Z5
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VPSRAD $0x1f, Z5, Z5
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
+	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
 	VORPS Z2, Z1, Z1
+	VORPS Z5, Z4, Z4
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VPSRLD $0x10, Z4, Z5
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VPADDD Z4, Z5, Z5
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VMOVAPS.Z Z5, K2, Z5
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
 	VORPS Z1, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VORPS Z4, Z5, Z5
+	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+228(SB), Z5, Z5
 	VMOVUPS Z2, (BX)(DX*1)
-	VMOVUPS 64(SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z2, Z2
-	VMOVUPS Z2, 64(BX)(DX*1)
+	VMOVUPS Z5, 64(BX)(DX*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
-	JGE main117
+	JGE main121
 
-end118:
+end122:
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000010, CX
-	JL end120
+	JL end124
 
-main119:
+main123:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K1
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
 	VMOVAPS.Z Z2, K1, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
 	VMOVUPS Z2, (BX)(DX*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
-	JGE main119
+	JGE main123
 
-end120:
+end124:
 	ADDQ $0x00000010, CX
 	TESTQ CX, CX
-	JZ done121
+	JZ done125
 	MOVQ $0x00000001, R10
 	SHLQ CL, R10
 	DECQ R10
 	KMOVW R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VMOVUPS constants_avx512<>+3200(SB), Z2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VBROADCASTSS constants_avx512<>+200(SB), Z2
 	VPSUBD Z1, Z2, Z2
 	VPSRAD $0x1f, Z2, Z2
-	VANDPS constants_avx512<>+3264(SB), Z2, Z2
-	VPMINSD constants_avx512<>+3328(SB), Z1, Z1
+	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
+	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
 	VORPS Z2, Z1, Z1
 	VPSRLD $0x10, Z1, Z2
-	VANDPS constants_avx512<>+3392(SB), Z2, Z2
-	VPADDD constants_avx512<>+3456(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
+	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
 	VPADDD Z1, Z2, Z2
-	VANDPS constants_avx512<>+3136(SB), Z0, Z1
-	VCMPPS $0x05, constants_avx512<>+3520(SB), Z1, K2
+	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
+	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
 	VMOVAPS.Z Z2, K2, Z2
-	VANDPS constants_avx512<>+3584(SB), Z0, Z1
+	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
 	VORPS Z1, Z2, Z2
-	VANDPS constants_avx512<>+3648(SB), Z2, Z2
+	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
 	VMOVUPS Z2, K1, (BX)(DX*1)
 
-done121:
+done125:
 	ADDQ DI, BX
 	ADDQ R8, SI
 	DECQ R9
-	JNZ row116
+	JNZ row120
 	VZEROUPPER
 	RET
 
@@ -2564,52 +2666,52 @@ TEXT ·vec_f32_largest_avx512(SB), NOSPLIT, $0-8
 	XORQ DX, DX
 	MOVQ 48(AX), CX
 	SUBQ $0x00000040, CX
-	JL end123
+	JL end127
 
-main122:
+main126:
 	VMOVUPS (BX)(DX*1), Z4
+	VMOVUPS 64(BX)(DX*1), Z6
+	VMOVUPS 128(BX)(DX*1), Z8
+	VMOVUPS 192(BX)(DX*1), Z10
 	VMOVUPS (SI)(DX*1), Z5
+	VMOVUPS 64(SI)(DX*1), Z7
+	VMOVUPS 128(SI)(DX*1), Z9
+	VMOVUPS 192(SI)(DX*1), Z11
 	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
+	VMULPS Z7, Z6, Z6
+	VMULPS Z9, Z8, Z8
+	VMULPS Z11, Z10, Z10
+	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z4
+	VANDPS.BCST constants_avx512<>+196(SB), Z6, Z6
+	VANDPS.BCST constants_avx512<>+196(SB), Z8, Z8
+	VANDPS.BCST constants_avx512<>+196(SB), Z10, Z10
 	VPMAXUD Z4, Z0, Z0
-	VMOVUPS 64(BX)(DX*1), Z4
-	VMOVUPS 64(SI)(DX*1), Z5
-	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
-	VPMAXUD Z4, Z1, Z1
-	VMOVUPS 128(BX)(DX*1), Z4
-	VMOVUPS 128(SI)(DX*1), Z5
-	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
-	VPMAXUD Z4, Z2, Z2
-	VMOVUPS 192(BX)(DX*1), Z4
-	VMOVUPS 192(SI)(DX*1), Z5
-	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
-	VPMAXUD Z4, Z3, Z3
+	VPMAXUD Z6, Z1, Z1
+	VPMAXUD Z8, Z2, Z2
+	VPMAXUD Z10, Z3, Z3
 	ADDQ $0x00000100, DX
 	SUBQ $0x00000040, CX
-	JGE main122
+	JGE main126
 
-end123:
+end127:
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, CX
-	JL end125
+	JL end129
 
-main124:
+main128:
 	VMOVUPS (BX)(DX*1), Z4
 	VMOVUPS (SI)(DX*1), Z5
 	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
+	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z4
 	VPMAXUD Z4, Z0, Z0
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
-	JGE main124
+	JGE main128
 
-end125:
+end129:
 	ADDQ $0x00000010, CX
 	TESTQ CX, CX
-	JZ done126
+	JZ done130
 	MOVQ $0x00000001, DI
 	SHLQ CL, DI
 	DECQ DI
@@ -2617,10 +2719,10 @@ end125:
 	VMOVUPS.Z (BX)(DX*1), K1, Z4
 	VMOVUPS.Z (SI)(DX*1), K1, Z5
 	VMULPS Z5, Z4, Z4
-	VANDPS constants_avx512<>+3136(SB), Z4, Z4
+	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z4
 	VPMAXUD Z4, Z0, Z0
 
-done126:
+done130:
 	VPMAXUD Z1, Z0, Z0
 	VPMAXUD Z2, Z0, Z0
 	VPMAXUD Z3, Z0, Z0
@@ -2632,7 +2734,7 @@ done126:
 	VPMAXUD X1, X0, X0
 	VMOVSHDUP X0, X1
 	VPMAXUD X1, X0, X0
-	VMOVSS X0, 128(AX)
+	VMOVSS X0, 136(AX)
 	VZEROUPPER
 	RET
 
@@ -2640,13 +2742,13 @@ done126:
 // Requires: AVX, AVX2, AVX512F
 TEXT ·vec_f32_quantize_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
-	VBROADCASTSS 88(AX), Z0
+	VBROADCASTSS 96(AX), Z0
 	MOVQ (AX), CX
 	MOVQ 8(AX), DX
 	MOVQ 16(AX), BX
 	MOVQ 48(AX), AX
 
-group127:
+group131:
 	VMOVUPS (DX), Z1
 	VMULPS (BX), Z1, Z1
 	VMULPS Z0, Z1, Z1
@@ -2674,7 +2776,7 @@ group127:
 	ADDQ $0x00000080, DX
 	ADDQ $0x00000080, BX
 	SUBQ $0x20, AX
-	JG group127
+	JG group131
 	VZEROUPPER
 	RET
 
@@ -2686,9 +2788,9 @@ TEXT ·vec_f32_read_avx512(SB), NOSPLIT, $0-8
 	XORQ AX, AX
 	MOVQ 48(CX), CX
 	SUBQ $0x00000080, CX
-	JL end129
+	JL end133
 
-main128:
+main132:
 	VMOVUPS (DX)(AX*1), Z0
 	VMOVUPS 64(DX)(AX*1), Z0
 	VMOVUPS 128(DX)(AX*1), Z0
@@ -2699,30 +2801,30 @@ main128:
 	VMOVUPS 448(DX)(AX*1), Z0
 	ADDQ $0x00000200, AX
 	SUBQ $0x00000080, CX
-	JGE main128
+	JGE main132
 
-end129:
+end133:
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000010, CX
-	JL end131
+	JL end135
 
-main130:
+main134:
 	VMOVUPS (DX)(AX*1), Z0
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000010, CX
-	JGE main130
+	JGE main134
 
-end131:
+end135:
 	ADDQ $0x00000010, CX
 	TESTQ CX, CX
-	JZ done132
+	JZ done136
 	MOVQ $0x00000001, BX
 	SHLQ CL, BX
 	DECQ BX
 	KMOVW BX, K1
 	VMOVUPS.Z (DX)(AX*1), K1, Z0
 
-done132:
+done136:
 	VZEROUPPER
 	RET
 
@@ -2745,7 +2847,7 @@ TEXT ·vec_f32_peak_avx512(SB), NOSPLIT, $0-8
 	MOVQ 48(AX), CX
 	VPXORD Z12, Z12, Z12
 
-loop133:
+loop137:
 	VFMADD231PS Z12, Z12, Z0
 	VFMADD231PS Z12, Z12, Z1
 	VFMADD231PS Z12, Z12, Z2
@@ -2843,938 +2945,68 @@ loop133:
 	VFMADD231PS Z12, Z12, Z10
 	VFMADD231PS Z12, Z12, Z11
 	DECQ CX
-	JNZ loop133
+	JNZ loop137
 	MOVL $0x45400000, CX
-	MOVL CX, 128(AX)
+	MOVL CX, 136(AX)
 	VZEROUPPER
 	RET
 
 DATA constants_avx512<>+0(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+4(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+8(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+12(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+16(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+20(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+24(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+28(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+32(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+36(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+40(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+44(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+48(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+52(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+56(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+60(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+64(SB)/4, $0xc0135761
-DATA constants_avx512<>+68(SB)/4, $0xc0135761
-DATA constants_avx512<>+72(SB)/4, $0xc0135761
-DATA constants_avx512<>+76(SB)/4, $0xc0135761
-DATA constants_avx512<>+80(SB)/4, $0xc0135761
-DATA constants_avx512<>+84(SB)/4, $0xc0135761
-DATA constants_avx512<>+88(SB)/4, $0xc0135761
-DATA constants_avx512<>+92(SB)/4, $0xc0135761
-DATA constants_avx512<>+96(SB)/4, $0xc0135761
-DATA constants_avx512<>+100(SB)/4, $0xc0135761
-DATA constants_avx512<>+104(SB)/4, $0xc0135761
-DATA constants_avx512<>+108(SB)/4, $0xc0135761
-DATA constants_avx512<>+112(SB)/4, $0xc0135761
-DATA constants_avx512<>+116(SB)/4, $0xc0135761
-DATA constants_avx512<>+120(SB)/4, $0xc0135761
-DATA constants_avx512<>+124(SB)/4, $0xc0135761
-DATA constants_avx512<>+128(SB)/4, $0x43000000
-DATA constants_avx512<>+132(SB)/4, $0x43000000
-DATA constants_avx512<>+136(SB)/4, $0x43000000
-DATA constants_avx512<>+140(SB)/4, $0x43000000
-DATA constants_avx512<>+144(SB)/4, $0x43000000
-DATA constants_avx512<>+148(SB)/4, $0x43000000
-DATA constants_avx512<>+152(SB)/4, $0x43000000
-DATA constants_avx512<>+156(SB)/4, $0x43000000
-DATA constants_avx512<>+160(SB)/4, $0x43000000
-DATA constants_avx512<>+164(SB)/4, $0x43000000
-DATA constants_avx512<>+168(SB)/4, $0x43000000
-DATA constants_avx512<>+172(SB)/4, $0x43000000
-DATA constants_avx512<>+176(SB)/4, $0x43000000
-DATA constants_avx512<>+180(SB)/4, $0x43000000
-DATA constants_avx512<>+184(SB)/4, $0x43000000
-DATA constants_avx512<>+188(SB)/4, $0x43000000
-DATA constants_avx512<>+192(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+196(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+200(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+204(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+208(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+212(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+216(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+220(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+224(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+228(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+232(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+236(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+240(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+244(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+248(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+252(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+256(SB)/4, $0x3920fdde
-DATA constants_avx512<>+260(SB)/4, $0x3920fdde
-DATA constants_avx512<>+264(SB)/4, $0x3920fdde
-DATA constants_avx512<>+268(SB)/4, $0x3920fdde
-DATA constants_avx512<>+272(SB)/4, $0x3920fdde
-DATA constants_avx512<>+276(SB)/4, $0x3920fdde
-DATA constants_avx512<>+280(SB)/4, $0x3920fdde
-DATA constants_avx512<>+284(SB)/4, $0x3920fdde
-DATA constants_avx512<>+288(SB)/4, $0x3920fdde
-DATA constants_avx512<>+292(SB)/4, $0x3920fdde
-DATA constants_avx512<>+296(SB)/4, $0x3920fdde
-DATA constants_avx512<>+300(SB)/4, $0x3920fdde
-DATA constants_avx512<>+304(SB)/4, $0x3920fdde
-DATA constants_avx512<>+308(SB)/4, $0x3920fdde
-DATA constants_avx512<>+312(SB)/4, $0x3920fdde
-DATA constants_avx512<>+316(SB)/4, $0x3920fdde
-DATA constants_avx512<>+320(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+324(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+328(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+332(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+336(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+340(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+344(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+348(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+352(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+356(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+360(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+364(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+368(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+372(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+376(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+380(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+384(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+388(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+392(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+396(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+400(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+404(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+408(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+412(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+416(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+420(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+424(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+428(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+432(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+436(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+440(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+444(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+448(SB)/4, $0x3d635774
-DATA constants_avx512<>+452(SB)/4, $0x3d635774
-DATA constants_avx512<>+456(SB)/4, $0x3d635774
-DATA constants_avx512<>+460(SB)/4, $0x3d635774
-DATA constants_avx512<>+464(SB)/4, $0x3d635774
-DATA constants_avx512<>+468(SB)/4, $0x3d635774
-DATA constants_avx512<>+472(SB)/4, $0x3d635774
-DATA constants_avx512<>+476(SB)/4, $0x3d635774
-DATA constants_avx512<>+480(SB)/4, $0x3d635774
-DATA constants_avx512<>+484(SB)/4, $0x3d635774
-DATA constants_avx512<>+488(SB)/4, $0x3d635774
-DATA constants_avx512<>+492(SB)/4, $0x3d635774
-DATA constants_avx512<>+496(SB)/4, $0x3d635774
-DATA constants_avx512<>+500(SB)/4, $0x3d635774
-DATA constants_avx512<>+504(SB)/4, $0x3d635774
-DATA constants_avx512<>+508(SB)/4, $0x3d635774
-DATA constants_avx512<>+512(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+516(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+520(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+524(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+528(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+532(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+536(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+540(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+544(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+548(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+552(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+556(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+560(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+564(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+568(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+572(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+576(SB)/4, $0x3f317218
-DATA constants_avx512<>+580(SB)/4, $0x3f317218
-DATA constants_avx512<>+584(SB)/4, $0x3f317218
-DATA constants_avx512<>+588(SB)/4, $0x3f317218
-DATA constants_avx512<>+592(SB)/4, $0x3f317218
-DATA constants_avx512<>+596(SB)/4, $0x3f317218
-DATA constants_avx512<>+600(SB)/4, $0x3f317218
-DATA constants_avx512<>+604(SB)/4, $0x3f317218
-DATA constants_avx512<>+608(SB)/4, $0x3f317218
-DATA constants_avx512<>+612(SB)/4, $0x3f317218
-DATA constants_avx512<>+616(SB)/4, $0x3f317218
-DATA constants_avx512<>+620(SB)/4, $0x3f317218
-DATA constants_avx512<>+624(SB)/4, $0x3f317218
-DATA constants_avx512<>+628(SB)/4, $0x3f317218
-DATA constants_avx512<>+632(SB)/4, $0x3f317218
-DATA constants_avx512<>+636(SB)/4, $0x3f317218
-DATA constants_avx512<>+640(SB)/4, $0x3f800000
-DATA constants_avx512<>+644(SB)/4, $0x3f800000
-DATA constants_avx512<>+648(SB)/4, $0x3f800000
-DATA constants_avx512<>+652(SB)/4, $0x3f800000
-DATA constants_avx512<>+656(SB)/4, $0x3f800000
-DATA constants_avx512<>+660(SB)/4, $0x3f800000
-DATA constants_avx512<>+664(SB)/4, $0x3f800000
-DATA constants_avx512<>+668(SB)/4, $0x3f800000
-DATA constants_avx512<>+672(SB)/4, $0x3f800000
-DATA constants_avx512<>+676(SB)/4, $0x3f800000
-DATA constants_avx512<>+680(SB)/4, $0x3f800000
-DATA constants_avx512<>+684(SB)/4, $0x3f800000
-DATA constants_avx512<>+688(SB)/4, $0x3f800000
-DATA constants_avx512<>+692(SB)/4, $0x3f800000
-DATA constants_avx512<>+696(SB)/4, $0x3f800000
-DATA constants_avx512<>+700(SB)/4, $0x3f800000
-DATA constants_avx512<>+704(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+708(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+712(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+716(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+720(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+724(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+728(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+732(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+736(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+740(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+744(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+748(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+752(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+756(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+760(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+764(SB)/4, $0x3e5b33b6
-DATA constants_avx512<>+768(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+772(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+776(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+780(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+784(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+788(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+792(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+796(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+800(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+804(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+808(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+812(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+816(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+820(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+824(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+828(SB)/4, $0x3fcc422a
-DATA constants_avx512<>+832(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+836(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+840(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+844(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+848(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+852(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+856(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+860(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+864(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+868(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+872(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+876(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+880(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+884(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+888(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+892(SB)/4, $0x7f7fffff
-DATA constants_avx512<>+896(SB)/4, $0xbf800000
-DATA constants_avx512<>+900(SB)/4, $0xbf800000
-DATA constants_avx512<>+904(SB)/4, $0xbf800000
-DATA constants_avx512<>+908(SB)/4, $0xbf800000
-DATA constants_avx512<>+912(SB)/4, $0xbf800000
-DATA constants_avx512<>+916(SB)/4, $0xbf800000
-DATA constants_avx512<>+920(SB)/4, $0xbf800000
-DATA constants_avx512<>+924(SB)/4, $0xbf800000
-DATA constants_avx512<>+928(SB)/4, $0xbf800000
-DATA constants_avx512<>+932(SB)/4, $0xbf800000
-DATA constants_avx512<>+936(SB)/4, $0xbf800000
-DATA constants_avx512<>+940(SB)/4, $0xbf800000
-DATA constants_avx512<>+944(SB)/4, $0xbf800000
-DATA constants_avx512<>+948(SB)/4, $0xbf800000
-DATA constants_avx512<>+952(SB)/4, $0xbf800000
-DATA constants_avx512<>+956(SB)/4, $0xbf800000
-DATA constants_avx512<>+960(SB)/4, $0x416c0000
-DATA constants_avx512<>+964(SB)/4, $0x416c0000
-DATA constants_avx512<>+968(SB)/4, $0x416c0000
-DATA constants_avx512<>+972(SB)/4, $0x416c0000
-DATA constants_avx512<>+976(SB)/4, $0x416c0000
-DATA constants_avx512<>+980(SB)/4, $0x416c0000
-DATA constants_avx512<>+984(SB)/4, $0x416c0000
-DATA constants_avx512<>+988(SB)/4, $0x416c0000
-DATA constants_avx512<>+992(SB)/4, $0x416c0000
-DATA constants_avx512<>+996(SB)/4, $0x416c0000
-DATA constants_avx512<>+1000(SB)/4, $0x416c0000
-DATA constants_avx512<>+1004(SB)/4, $0x416c0000
-DATA constants_avx512<>+1008(SB)/4, $0x416c0000
-DATA constants_avx512<>+1012(SB)/4, $0x416c0000
-DATA constants_avx512<>+1016(SB)/4, $0x416c0000
-DATA constants_avx512<>+1020(SB)/4, $0x416c0000
-DATA constants_avx512<>+1024(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1028(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1032(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1036(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1040(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1044(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1048(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1052(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1056(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1060(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1064(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1068(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1072(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1076(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1080(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1084(SB)/4, $0xbf38aa3b
-DATA constants_avx512<>+1088(SB)/4, $0xbf000000
-DATA constants_avx512<>+1092(SB)/4, $0xbf000000
-DATA constants_avx512<>+1096(SB)/4, $0xbf000000
-DATA constants_avx512<>+1100(SB)/4, $0xbf000000
-DATA constants_avx512<>+1104(SB)/4, $0xbf000000
-DATA constants_avx512<>+1108(SB)/4, $0xbf000000
-DATA constants_avx512<>+1112(SB)/4, $0xbf000000
-DATA constants_avx512<>+1116(SB)/4, $0xbf000000
-DATA constants_avx512<>+1120(SB)/4, $0xbf000000
-DATA constants_avx512<>+1124(SB)/4, $0xbf000000
-DATA constants_avx512<>+1128(SB)/4, $0xbf000000
-DATA constants_avx512<>+1132(SB)/4, $0xbf000000
-DATA constants_avx512<>+1136(SB)/4, $0xbf000000
-DATA constants_avx512<>+1140(SB)/4, $0xbf000000
-DATA constants_avx512<>+1144(SB)/4, $0xbf000000
-DATA constants_avx512<>+1148(SB)/4, $0xbf000000
-DATA constants_avx512<>+1152(SB)/4, $0x3f318000
-DATA constants_avx512<>+1156(SB)/4, $0x3f318000
-DATA constants_avx512<>+1160(SB)/4, $0x3f318000
-DATA constants_avx512<>+1164(SB)/4, $0x3f318000
-DATA constants_avx512<>+1168(SB)/4, $0x3f318000
-DATA constants_avx512<>+1172(SB)/4, $0x3f318000
-DATA constants_avx512<>+1176(SB)/4, $0x3f318000
-DATA constants_avx512<>+1180(SB)/4, $0x3f318000
-DATA constants_avx512<>+1184(SB)/4, $0x3f318000
-DATA constants_avx512<>+1188(SB)/4, $0x3f318000
-DATA constants_avx512<>+1192(SB)/4, $0x3f318000
-DATA constants_avx512<>+1196(SB)/4, $0x3f318000
-DATA constants_avx512<>+1200(SB)/4, $0x3f318000
-DATA constants_avx512<>+1204(SB)/4, $0x3f318000
-DATA constants_avx512<>+1208(SB)/4, $0x3f318000
-DATA constants_avx512<>+1212(SB)/4, $0x3f318000
-DATA constants_avx512<>+1216(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1220(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1224(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1228(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1232(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1236(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1240(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1244(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1248(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1252(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1256(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1260(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1264(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1268(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1272(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1276(SB)/4, $0xb95e8083
-DATA constants_avx512<>+1280(SB)/4, $0x3f000000
-DATA constants_avx512<>+1284(SB)/4, $0x3f000000
-DATA constants_avx512<>+1288(SB)/4, $0x3f000000
-DATA constants_avx512<>+1292(SB)/4, $0x3f000000
-DATA constants_avx512<>+1296(SB)/4, $0x3f000000
-DATA constants_avx512<>+1300(SB)/4, $0x3f000000
-DATA constants_avx512<>+1304(SB)/4, $0x3f000000
-DATA constants_avx512<>+1308(SB)/4, $0x3f000000
-DATA constants_avx512<>+1312(SB)/4, $0x3f000000
-DATA constants_avx512<>+1316(SB)/4, $0x3f000000
-DATA constants_avx512<>+1320(SB)/4, $0x3f000000
-DATA constants_avx512<>+1324(SB)/4, $0x3f000000
-DATA constants_avx512<>+1328(SB)/4, $0x3f000000
-DATA constants_avx512<>+1332(SB)/4, $0x3f000000
-DATA constants_avx512<>+1336(SB)/4, $0x3f000000
-DATA constants_avx512<>+1340(SB)/4, $0x3f000000
-DATA constants_avx512<>+1344(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1348(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1352(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1356(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1360(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1364(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1368(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1372(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1376(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1380(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1384(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1388(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1392(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1396(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1400(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1404(SB)/4, $0x3ab57398
-DATA constants_avx512<>+1408(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1412(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1416(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1420(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1424(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1428(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1432(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1436(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1440(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1444(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1448(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1452(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1456(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1460(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1464(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1468(SB)/4, $0x3c0933c1
-DATA constants_avx512<>+1472(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1476(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1480(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1484(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1488(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1492(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1496(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1500(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1504(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1508(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1512(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1516(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1520(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1524(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1528(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1532(SB)/4, $0x3d2aac11
-DATA constants_avx512<>+1536(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1540(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1544(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1548(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1552(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1556(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1560(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1564(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1568(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1572(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1576(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1580(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1584(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1588(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1592(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1596(SB)/4, $0x3e2aaa0d
-DATA constants_avx512<>+1600(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1604(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1608(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1612(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1616(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1620(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1624(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1628(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1632(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1636(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1640(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1644(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1648(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1652(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1656(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1660(SB)/4, $0x3efffffe
-DATA constants_avx512<>+1664(SB)/4, $0x42000000
-DATA constants_avx512<>+1668(SB)/4, $0x42000000
-DATA constants_avx512<>+1672(SB)/4, $0x42000000
-DATA constants_avx512<>+1676(SB)/4, $0x42000000
-DATA constants_avx512<>+1680(SB)/4, $0x42000000
-DATA constants_avx512<>+1684(SB)/4, $0x42000000
-DATA constants_avx512<>+1688(SB)/4, $0x42000000
-DATA constants_avx512<>+1692(SB)/4, $0x42000000
-DATA constants_avx512<>+1696(SB)/4, $0x42000000
-DATA constants_avx512<>+1700(SB)/4, $0x42000000
-DATA constants_avx512<>+1704(SB)/4, $0x42000000
-DATA constants_avx512<>+1708(SB)/4, $0x42000000
-DATA constants_avx512<>+1712(SB)/4, $0x42000000
-DATA constants_avx512<>+1716(SB)/4, $0x42000000
-DATA constants_avx512<>+1720(SB)/4, $0x42000000
-DATA constants_avx512<>+1724(SB)/4, $0x42000000
-DATA constants_avx512<>+1728(SB)/4, $0x40200000
-DATA constants_avx512<>+1732(SB)/4, $0x40200000
-DATA constants_avx512<>+1736(SB)/4, $0x40200000
-DATA constants_avx512<>+1740(SB)/4, $0x40200000
-DATA constants_avx512<>+1744(SB)/4, $0x40200000
-DATA constants_avx512<>+1748(SB)/4, $0x40200000
-DATA constants_avx512<>+1752(SB)/4, $0x40200000
-DATA constants_avx512<>+1756(SB)/4, $0x40200000
-DATA constants_avx512<>+1760(SB)/4, $0x40200000
-DATA constants_avx512<>+1764(SB)/4, $0x40200000
-DATA constants_avx512<>+1768(SB)/4, $0x40200000
-DATA constants_avx512<>+1772(SB)/4, $0x40200000
-DATA constants_avx512<>+1776(SB)/4, $0x40200000
-DATA constants_avx512<>+1780(SB)/4, $0x40200000
-DATA constants_avx512<>+1784(SB)/4, $0x40200000
-DATA constants_avx512<>+1788(SB)/4, $0x40200000
-DATA constants_avx512<>+1792(SB)/4, $0x40a00000
-DATA constants_avx512<>+1796(SB)/4, $0x40a00000
-DATA constants_avx512<>+1800(SB)/4, $0x40a00000
-DATA constants_avx512<>+1804(SB)/4, $0x40a00000
-DATA constants_avx512<>+1808(SB)/4, $0x40a00000
-DATA constants_avx512<>+1812(SB)/4, $0x40a00000
-DATA constants_avx512<>+1816(SB)/4, $0x40a00000
-DATA constants_avx512<>+1820(SB)/4, $0x40a00000
-DATA constants_avx512<>+1824(SB)/4, $0x40a00000
-DATA constants_avx512<>+1828(SB)/4, $0x40a00000
-DATA constants_avx512<>+1832(SB)/4, $0x40a00000
-DATA constants_avx512<>+1836(SB)/4, $0x40a00000
-DATA constants_avx512<>+1840(SB)/4, $0x40a00000
-DATA constants_avx512<>+1844(SB)/4, $0x40a00000
-DATA constants_avx512<>+1848(SB)/4, $0x40a00000
-DATA constants_avx512<>+1852(SB)/4, $0x40a00000
-DATA constants_avx512<>+1856(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1860(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1864(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1868(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1872(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1876(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1880(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1884(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1888(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1892(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1896(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1900(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1904(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1908(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1912(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1916(SB)/4, $0xb9332ea3
-DATA constants_avx512<>+1920(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1924(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1928(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1932(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1936(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1940(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1944(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1948(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1952(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1956(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1960(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1964(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1968(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1972(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1976(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1980(SB)/4, $0xb9a9f33e
-DATA constants_avx512<>+1984(SB)/4, $0x3a385982
-DATA constants_avx512<>+1988(SB)/4, $0x3a385982
-DATA constants_avx512<>+1992(SB)/4, $0x3a385982
-DATA constants_avx512<>+1996(SB)/4, $0x3a385982
-DATA constants_avx512<>+2000(SB)/4, $0x3a385982
-DATA constants_avx512<>+2004(SB)/4, $0x3a385982
-DATA constants_avx512<>+2008(SB)/4, $0x3a385982
-DATA constants_avx512<>+2012(SB)/4, $0x3a385982
-DATA constants_avx512<>+2016(SB)/4, $0x3a385982
-DATA constants_avx512<>+2020(SB)/4, $0x3a385982
-DATA constants_avx512<>+2024(SB)/4, $0x3a385982
-DATA constants_avx512<>+2028(SB)/4, $0x3a385982
-DATA constants_avx512<>+2032(SB)/4, $0x3a385982
-DATA constants_avx512<>+2036(SB)/4, $0x3a385982
-DATA constants_avx512<>+2040(SB)/4, $0x3a385982
-DATA constants_avx512<>+2044(SB)/4, $0x3a385982
-DATA constants_avx512<>+2048(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2052(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2056(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2060(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2064(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2068(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2072(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2076(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2080(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2084(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2088(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2092(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2096(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2100(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2104(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2108(SB)/4, $0x3b267d9f
-DATA constants_avx512<>+2112(SB)/4, $0xbad31181
-DATA constants_avx512<>+2116(SB)/4, $0xbad31181
-DATA constants_avx512<>+2120(SB)/4, $0xbad31181
-DATA constants_avx512<>+2124(SB)/4, $0xbad31181
-DATA constants_avx512<>+2128(SB)/4, $0xbad31181
-DATA constants_avx512<>+2132(SB)/4, $0xbad31181
-DATA constants_avx512<>+2136(SB)/4, $0xbad31181
-DATA constants_avx512<>+2140(SB)/4, $0xbad31181
-DATA constants_avx512<>+2144(SB)/4, $0xbad31181
-DATA constants_avx512<>+2148(SB)/4, $0xbad31181
-DATA constants_avx512<>+2152(SB)/4, $0xbad31181
-DATA constants_avx512<>+2156(SB)/4, $0xbad31181
-DATA constants_avx512<>+2160(SB)/4, $0xbad31181
-DATA constants_avx512<>+2164(SB)/4, $0xbad31181
-DATA constants_avx512<>+2168(SB)/4, $0xbad31181
-DATA constants_avx512<>+2172(SB)/4, $0xbad31181
-DATA constants_avx512<>+2176(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2180(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2184(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2188(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2192(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2196(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2200(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2204(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2208(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2212(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2216(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2220(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2224(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2228(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2232(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2236(SB)/4, $0xbc864aeb
-DATA constants_avx512<>+2240(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2244(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2248(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2252(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2256(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2260(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2264(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2268(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2272(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2276(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2280(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2284(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2288(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2292(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2296(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2300(SB)/4, $0x3c175a23
-DATA constants_avx512<>+2304(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2308(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2312(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2316(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2320(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2324(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2328(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2332(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2336(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2340(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2344(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2348(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2352(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2356(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2360(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2364(SB)/4, $0x3e0727da
-DATA constants_avx512<>+2368(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2372(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2376(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2380(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2384(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2388(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2392(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2396(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2400(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2404(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2408(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2412(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2416(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2420(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2424(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2428(SB)/4, $0xbede0ce5
-DATA constants_avx512<>+2432(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2436(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2440(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2444(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2448(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2452(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2456(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2460(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2464(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2468(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2472(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2476(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2480(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2484(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2488(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2492(SB)/4, $0x3f34e773
-DATA constants_avx512<>+2496(SB)/4, $0x00000000
-DATA constants_avx512<>+2500(SB)/4, $0x00000000
-DATA constants_avx512<>+2504(SB)/4, $0x00000000
-DATA constants_avx512<>+2508(SB)/4, $0x00000000
-DATA constants_avx512<>+2512(SB)/4, $0x00000000
-DATA constants_avx512<>+2516(SB)/4, $0x00000000
-DATA constants_avx512<>+2520(SB)/4, $0x00000000
-DATA constants_avx512<>+2524(SB)/4, $0x00000000
-DATA constants_avx512<>+2528(SB)/4, $0x00000000
-DATA constants_avx512<>+2532(SB)/4, $0x00000000
-DATA constants_avx512<>+2536(SB)/4, $0x00000000
-DATA constants_avx512<>+2540(SB)/4, $0x00000000
-DATA constants_avx512<>+2544(SB)/4, $0x00000000
-DATA constants_avx512<>+2548(SB)/4, $0x00000000
-DATA constants_avx512<>+2552(SB)/4, $0x00000000
-DATA constants_avx512<>+2556(SB)/4, $0x00000000
-DATA constants_avx512<>+2560(SB)/4, $0x2f800000
-DATA constants_avx512<>+2564(SB)/4, $0x2f800000
-DATA constants_avx512<>+2568(SB)/4, $0x2f800000
-DATA constants_avx512<>+2572(SB)/4, $0x2f800000
-DATA constants_avx512<>+2576(SB)/4, $0x2f800000
-DATA constants_avx512<>+2580(SB)/4, $0x2f800000
-DATA constants_avx512<>+2584(SB)/4, $0x2f800000
-DATA constants_avx512<>+2588(SB)/4, $0x2f800000
-DATA constants_avx512<>+2592(SB)/4, $0x2f800000
-DATA constants_avx512<>+2596(SB)/4, $0x2f800000
-DATA constants_avx512<>+2600(SB)/4, $0x2f800000
-DATA constants_avx512<>+2604(SB)/4, $0x2f800000
-DATA constants_avx512<>+2608(SB)/4, $0x2f800000
-DATA constants_avx512<>+2612(SB)/4, $0x2f800000
-DATA constants_avx512<>+2616(SB)/4, $0x2f800000
-DATA constants_avx512<>+2620(SB)/4, $0x2f800000
-DATA constants_avx512<>+2624(SB)/4, $0x71800000
-DATA constants_avx512<>+2628(SB)/4, $0x71800000
-DATA constants_avx512<>+2632(SB)/4, $0x71800000
-DATA constants_avx512<>+2636(SB)/4, $0x71800000
-DATA constants_avx512<>+2640(SB)/4, $0x71800000
-DATA constants_avx512<>+2644(SB)/4, $0x71800000
-DATA constants_avx512<>+2648(SB)/4, $0x71800000
-DATA constants_avx512<>+2652(SB)/4, $0x71800000
-DATA constants_avx512<>+2656(SB)/4, $0x71800000
-DATA constants_avx512<>+2660(SB)/4, $0x71800000
-DATA constants_avx512<>+2664(SB)/4, $0x71800000
-DATA constants_avx512<>+2668(SB)/4, $0x71800000
-DATA constants_avx512<>+2672(SB)/4, $0x71800000
-DATA constants_avx512<>+2676(SB)/4, $0x71800000
-DATA constants_avx512<>+2680(SB)/4, $0x71800000
-DATA constants_avx512<>+2684(SB)/4, $0x71800000
-DATA constants_avx512<>+2688(SB)/4, $0x30000000
-DATA constants_avx512<>+2692(SB)/4, $0x30000000
-DATA constants_avx512<>+2696(SB)/4, $0x30000000
-DATA constants_avx512<>+2700(SB)/4, $0x30000000
-DATA constants_avx512<>+2704(SB)/4, $0x30000000
-DATA constants_avx512<>+2708(SB)/4, $0x30000000
-DATA constants_avx512<>+2712(SB)/4, $0x30000000
-DATA constants_avx512<>+2716(SB)/4, $0x30000000
-DATA constants_avx512<>+2720(SB)/4, $0x30000000
-DATA constants_avx512<>+2724(SB)/4, $0x30000000
-DATA constants_avx512<>+2728(SB)/4, $0x30000000
-DATA constants_avx512<>+2732(SB)/4, $0x30000000
-DATA constants_avx512<>+2736(SB)/4, $0x30000000
-DATA constants_avx512<>+2740(SB)/4, $0x30000000
-DATA constants_avx512<>+2744(SB)/4, $0x30000000
-DATA constants_avx512<>+2748(SB)/4, $0x30000000
-DATA constants_avx512<>+2752(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2756(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2760(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2764(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2768(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2772(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2776(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2780(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2784(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2788(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2792(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2796(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2800(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2804(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2808(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2812(SB)/4, $0x3ecc422a
-DATA constants_avx512<>+2816(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2820(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2824(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2828(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2832(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2836(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2840(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2844(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2848(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2852(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2856(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2860(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2864(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2868(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2872(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2876(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+2880(SB)/4, $0xff800000
-DATA constants_avx512<>+2884(SB)/4, $0xff800000
-DATA constants_avx512<>+2888(SB)/4, $0xff800000
-DATA constants_avx512<>+2892(SB)/4, $0xff800000
-DATA constants_avx512<>+2896(SB)/4, $0xff800000
-DATA constants_avx512<>+2900(SB)/4, $0xff800000
-DATA constants_avx512<>+2904(SB)/4, $0xff800000
-DATA constants_avx512<>+2908(SB)/4, $0xff800000
-DATA constants_avx512<>+2912(SB)/4, $0xff800000
-DATA constants_avx512<>+2916(SB)/4, $0xff800000
-DATA constants_avx512<>+2920(SB)/4, $0xff800000
-DATA constants_avx512<>+2924(SB)/4, $0xff800000
-DATA constants_avx512<>+2928(SB)/4, $0xff800000
-DATA constants_avx512<>+2932(SB)/4, $0xff800000
-DATA constants_avx512<>+2936(SB)/4, $0xff800000
-DATA constants_avx512<>+2940(SB)/4, $0xff800000
-DATA constants_avx512<>+2944(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2948(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2952(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2956(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2960(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2964(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2968(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2972(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2976(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2980(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2984(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2988(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2992(SB)/4, $0x42b00f34
-DATA constants_avx512<>+2996(SB)/4, $0x42b00f34
-DATA constants_avx512<>+3000(SB)/4, $0x42b00f34
-DATA constants_avx512<>+3004(SB)/4, $0x42b00f34
-DATA constants_avx512<>+3008(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3012(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3016(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3020(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3024(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3028(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3032(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3036(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3040(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3044(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3048(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3052(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3056(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3060(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3064(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3068(SB)/4, $0xc2aeac4f
-DATA constants_avx512<>+3072(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3076(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3080(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3084(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3088(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3092(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3096(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3100(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3104(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3108(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3112(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3116(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3120(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3124(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3128(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3132(SB)/4, $0x3fb8aa3b
-DATA constants_avx512<>+3136(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3140(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3144(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3148(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3152(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3156(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3160(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3164(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3168(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3172(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3176(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3180(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3184(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3188(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3192(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3196(SB)/4, $0x7fffffff
-DATA constants_avx512<>+3200(SB)/4, $0x7f800000
-DATA constants_avx512<>+3204(SB)/4, $0x7f800000
-DATA constants_avx512<>+3208(SB)/4, $0x7f800000
-DATA constants_avx512<>+3212(SB)/4, $0x7f800000
-DATA constants_avx512<>+3216(SB)/4, $0x7f800000
-DATA constants_avx512<>+3220(SB)/4, $0x7f800000
-DATA constants_avx512<>+3224(SB)/4, $0x7f800000
-DATA constants_avx512<>+3228(SB)/4, $0x7f800000
-DATA constants_avx512<>+3232(SB)/4, $0x7f800000
-DATA constants_avx512<>+3236(SB)/4, $0x7f800000
-DATA constants_avx512<>+3240(SB)/4, $0x7f800000
-DATA constants_avx512<>+3244(SB)/4, $0x7f800000
-DATA constants_avx512<>+3248(SB)/4, $0x7f800000
-DATA constants_avx512<>+3252(SB)/4, $0x7f800000
-DATA constants_avx512<>+3256(SB)/4, $0x7f800000
-DATA constants_avx512<>+3260(SB)/4, $0x7f800000
-DATA constants_avx512<>+3264(SB)/4, $0x00400000
-DATA constants_avx512<>+3268(SB)/4, $0x00400000
-DATA constants_avx512<>+3272(SB)/4, $0x00400000
-DATA constants_avx512<>+3276(SB)/4, $0x00400000
-DATA constants_avx512<>+3280(SB)/4, $0x00400000
-DATA constants_avx512<>+3284(SB)/4, $0x00400000
-DATA constants_avx512<>+3288(SB)/4, $0x00400000
-DATA constants_avx512<>+3292(SB)/4, $0x00400000
-DATA constants_avx512<>+3296(SB)/4, $0x00400000
-DATA constants_avx512<>+3300(SB)/4, $0x00400000
-DATA constants_avx512<>+3304(SB)/4, $0x00400000
-DATA constants_avx512<>+3308(SB)/4, $0x00400000
-DATA constants_avx512<>+3312(SB)/4, $0x00400000
-DATA constants_avx512<>+3316(SB)/4, $0x00400000
-DATA constants_avx512<>+3320(SB)/4, $0x00400000
-DATA constants_avx512<>+3324(SB)/4, $0x00400000
-DATA constants_avx512<>+3328(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3332(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3336(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3340(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3344(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3348(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3352(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3356(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3360(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3364(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3368(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3372(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3376(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3380(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3384(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3388(SB)/4, $0x7fff0000
-DATA constants_avx512<>+3392(SB)/4, $0x00000001
-DATA constants_avx512<>+3396(SB)/4, $0x00000001
-DATA constants_avx512<>+3400(SB)/4, $0x00000001
-DATA constants_avx512<>+3404(SB)/4, $0x00000001
-DATA constants_avx512<>+3408(SB)/4, $0x00000001
-DATA constants_avx512<>+3412(SB)/4, $0x00000001
-DATA constants_avx512<>+3416(SB)/4, $0x00000001
-DATA constants_avx512<>+3420(SB)/4, $0x00000001
-DATA constants_avx512<>+3424(SB)/4, $0x00000001
-DATA constants_avx512<>+3428(SB)/4, $0x00000001
-DATA constants_avx512<>+3432(SB)/4, $0x00000001
-DATA constants_avx512<>+3436(SB)/4, $0x00000001
-DATA constants_avx512<>+3440(SB)/4, $0x00000001
-DATA constants_avx512<>+3444(SB)/4, $0x00000001
-DATA constants_avx512<>+3448(SB)/4, $0x00000001
-DATA constants_avx512<>+3452(SB)/4, $0x00000001
-DATA constants_avx512<>+3456(SB)/4, $0x00007fff
-DATA constants_avx512<>+3460(SB)/4, $0x00007fff
-DATA constants_avx512<>+3464(SB)/4, $0x00007fff
-DATA constants_avx512<>+3468(SB)/4, $0x00007fff
-DATA constants_avx512<>+3472(SB)/4, $0x00007fff
-DATA constants_avx512<>+3476(SB)/4, $0x00007fff
-DATA constants_avx512<>+3480(SB)/4, $0x00007fff
-DATA constants_avx512<>+3484(SB)/4, $0x00007fff
-DATA constants_avx512<>+3488(SB)/4, $0x00007fff
-DATA constants_avx512<>+3492(SB)/4, $0x00007fff
-DATA constants_avx512<>+3496(SB)/4, $0x00007fff
-DATA constants_avx512<>+3500(SB)/4, $0x00007fff
-DATA constants_avx512<>+3504(SB)/4, $0x00007fff
-DATA constants_avx512<>+3508(SB)/4, $0x00007fff
-DATA constants_avx512<>+3512(SB)/4, $0x00007fff
-DATA constants_avx512<>+3516(SB)/4, $0x00007fff
-DATA constants_avx512<>+3520(SB)/4, $0x00800000
-DATA constants_avx512<>+3524(SB)/4, $0x00800000
-DATA constants_avx512<>+3528(SB)/4, $0x00800000
-DATA constants_avx512<>+3532(SB)/4, $0x00800000
-DATA constants_avx512<>+3536(SB)/4, $0x00800000
-DATA constants_avx512<>+3540(SB)/4, $0x00800000
-DATA constants_avx512<>+3544(SB)/4, $0x00800000
-DATA constants_avx512<>+3548(SB)/4, $0x00800000
-DATA constants_avx512<>+3552(SB)/4, $0x00800000
-DATA constants_avx512<>+3556(SB)/4, $0x00800000
-DATA constants_avx512<>+3560(SB)/4, $0x00800000
-DATA constants_avx512<>+3564(SB)/4, $0x00800000
-DATA constants_avx512<>+3568(SB)/4, $0x00800000
-DATA constants_avx512<>+3572(SB)/4, $0x00800000
-DATA constants_avx512<>+3576(SB)/4, $0x00800000
-DATA constants_avx512<>+3580(SB)/4, $0x00800000
-DATA constants_avx512<>+3584(SB)/4, $0x80000000
-DATA constants_avx512<>+3588(SB)/4, $0x80000000
-DATA constants_avx512<>+3592(SB)/4, $0x80000000
-DATA constants_avx512<>+3596(SB)/4, $0x80000000
-DATA constants_avx512<>+3600(SB)/4, $0x80000000
-DATA constants_avx512<>+3604(SB)/4, $0x80000000
-DATA constants_avx512<>+3608(SB)/4, $0x80000000
-DATA constants_avx512<>+3612(SB)/4, $0x80000000
-DATA constants_avx512<>+3616(SB)/4, $0x80000000
-DATA constants_avx512<>+3620(SB)/4, $0x80000000
-DATA constants_avx512<>+3624(SB)/4, $0x80000000
-DATA constants_avx512<>+3628(SB)/4, $0x80000000
-DATA constants_avx512<>+3632(SB)/4, $0x80000000
-DATA constants_avx512<>+3636(SB)/4, $0x80000000
-DATA constants_avx512<>+3640(SB)/4, $0x80000000
-DATA constants_avx512<>+3644(SB)/4, $0x80000000
-DATA constants_avx512<>+3648(SB)/4, $0xffff0000
-DATA constants_avx512<>+3652(SB)/4, $0xffff0000
-DATA constants_avx512<>+3656(SB)/4, $0xffff0000
-DATA constants_avx512<>+3660(SB)/4, $0xffff0000
-DATA constants_avx512<>+3664(SB)/4, $0xffff0000
-DATA constants_avx512<>+3668(SB)/4, $0xffff0000
-DATA constants_avx512<>+3672(SB)/4, $0xffff0000
-DATA constants_avx512<>+3676(SB)/4, $0xffff0000
-DATA constants_avx512<>+3680(SB)/4, $0xffff0000
-DATA constants_avx512<>+3684(SB)/4, $0xffff0000
-DATA constants_avx512<>+3688(SB)/4, $0xffff0000
-DATA constants_avx512<>+3692(SB)/4, $0xffff0000
-DATA constants_avx512<>+3696(SB)/4, $0xffff0000
-DATA constants_avx512<>+3700(SB)/4, $0xffff0000
-DATA constants_avx512<>+3704(SB)/4, $0xffff0000
-DATA constants_avx512<>+3708(SB)/4, $0xffff0000
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $3712
+DATA constants_avx512<>+4(SB)/4, $0xc0135761
+DATA constants_avx512<>+8(SB)/4, $0x43000000
+DATA constants_avx512<>+12(SB)/4, $0xc2fc0000
+DATA constants_avx512<>+16(SB)/4, $0x3920fdde
+DATA constants_avx512<>+20(SB)/4, $0x3aaf9f29
+DATA constants_avx512<>+24(SB)/4, $0x3c1d96a6
+DATA constants_avx512<>+28(SB)/4, $0x3d635774
+DATA constants_avx512<>+32(SB)/4, $0x3e75fdee
+DATA constants_avx512<>+36(SB)/4, $0x3f317218
+DATA constants_avx512<>+40(SB)/4, $0x3f800000
+DATA constants_avx512<>+44(SB)/4, $0x3e5b33b6
+DATA constants_avx512<>+48(SB)/4, $0x3fcc422a
+DATA constants_avx512<>+52(SB)/4, $0x7f7fffff
+DATA constants_avx512<>+56(SB)/4, $0xbf800000
+DATA constants_avx512<>+60(SB)/4, $0x416c0000
+DATA constants_avx512<>+64(SB)/4, $0xbf38aa3b
+DATA constants_avx512<>+68(SB)/4, $0xbf000000
+DATA constants_avx512<>+72(SB)/4, $0x3f318000
+DATA constants_avx512<>+76(SB)/4, $0xb95e8083
+DATA constants_avx512<>+80(SB)/4, $0x3f000000
+DATA constants_avx512<>+84(SB)/4, $0x3ab57398
+DATA constants_avx512<>+88(SB)/4, $0x3c0933c1
+DATA constants_avx512<>+92(SB)/4, $0x3d2aac11
+DATA constants_avx512<>+96(SB)/4, $0x3e2aaa0d
+DATA constants_avx512<>+100(SB)/4, $0x3efffffe
+DATA constants_avx512<>+104(SB)/4, $0x42000000
+DATA constants_avx512<>+108(SB)/4, $0x40200000
+DATA constants_avx512<>+112(SB)/4, $0x40a00000
+DATA constants_avx512<>+116(SB)/4, $0xb9332ea3
+DATA constants_avx512<>+120(SB)/4, $0xb9a9f33e
+DATA constants_avx512<>+124(SB)/4, $0x3a385982
+DATA constants_avx512<>+128(SB)/4, $0x3b267d9f
+DATA constants_avx512<>+132(SB)/4, $0xbad31181
+DATA constants_avx512<>+136(SB)/4, $0xbc864aeb
+DATA constants_avx512<>+140(SB)/4, $0x3c175a23
+DATA constants_avx512<>+144(SB)/4, $0x3e0727da
+DATA constants_avx512<>+148(SB)/4, $0xbede0ce5
+DATA constants_avx512<>+152(SB)/4, $0x3f34e773
+DATA constants_avx512<>+156(SB)/4, $0x00000000
+DATA constants_avx512<>+160(SB)/4, $0x2f800000
+DATA constants_avx512<>+164(SB)/4, $0x71800000
+DATA constants_avx512<>+168(SB)/4, $0x30000000
+DATA constants_avx512<>+172(SB)/4, $0x3ecc422a
+DATA constants_avx512<>+176(SB)/4, $0xbfb8aa3b
+DATA constants_avx512<>+180(SB)/4, $0xff800000
+DATA constants_avx512<>+184(SB)/4, $0x42b00f34
+DATA constants_avx512<>+188(SB)/4, $0xc2aeac4f
+DATA constants_avx512<>+192(SB)/4, $0x3fb8aa3b
+DATA constants_avx512<>+196(SB)/4, $0x7fffffff
+DATA constants_avx512<>+200(SB)/4, $0x7f800000
+DATA constants_avx512<>+204(SB)/4, $0x00400000
+DATA constants_avx512<>+208(SB)/4, $0x7fff0000
+DATA constants_avx512<>+212(SB)/4, $0x00000001
+DATA constants_avx512<>+216(SB)/4, $0x00007fff
+DATA constants_avx512<>+220(SB)/4, $0x00800000
+DATA constants_avx512<>+224(SB)/4, $0x80000000
+DATA constants_avx512<>+228(SB)/4, $0xffff0000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $232

@@ -17,10 +17,11 @@ var (
 	_ [64]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.Stride)]struct{}{}
 	_ [72]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.Step)]struct{}{}
 	_ [80]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.Groups)]struct{}{}
-	_ [88]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
-	_ [128]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
-	_ [136]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
-	_ [33]struct{}  = [kernel.NumVecOps]struct{}{}
+	_ [88]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.GroupStep)]struct{}{}
+	_ [96]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
+	_ [136]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
+	_ [144]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
+	_ [35]struct{}  = [kernel.NumVecOps]struct{}{}
 )
 
 func init() {
@@ -50,14 +51,16 @@ func init() {
 		22: vec_f32_packpanels_avx512,
 		23: vec_f32_packstrips_avx512,
 		24: vec_f32_packstripsstep_avx512,
-		25: vec_f32_copyruns_avx512,
-		26: vec_f32_bf16_avx512,
-		27: vec_f32_bf16pairs_avx512,
-		28: vec_f32_roundbf16_avx512,
-		29: vec_f32_largest_avx512,
-		30: vec_f32_quantize_avx512,
-		31: vec_f32_read_avx512,
-		32: vec_f32_peak_avx512,
+		25: vec_f32_sumstrips_avx512,
+		26: vec_f32_sumstripsstep_avx512,
+		27: vec_f32_copyruns_avx512,
+		28: vec_f32_bf16_avx512,
+		29: vec_f32_bf16pairs_avx512,
+		30: vec_f32_roundbf16_avx512,
+		31: vec_f32_largest_avx512,
+		32: vec_f32_quantize_avx512,
+		33: vec_f32_read_avx512,
+		34: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -85,13 +88,15 @@ func init() {
 		22: vec_f32_packpanels_avx2,
 		23: vec_f32_packstrips_avx2,
 		24: vec_f32_packstripsstep_avx2,
-		25: vec_f32_copyruns_avx2,
-		26: vec_f32_bf16_avx2,
-		27: vec_f32_bf16pairs_avx2,
-		28: vec_f32_roundbf16_avx2,
-		29: vec_f32_largest_avx2,
-		30: vec_f32_quantize_avx2,
-		31: vec_f32_read_avx2,
-		32: vec_f32_peak_avx2,
+		25: vec_f32_sumstrips_avx2,
+		26: vec_f32_sumstripsstep_avx2,
+		27: vec_f32_copyruns_avx2,
+		28: vec_f32_bf16_avx2,
+		29: vec_f32_bf16pairs_avx2,
+		30: vec_f32_roundbf16_avx2,
+		31: vec_f32_largest_avx2,
+		32: vec_f32_quantize_avx2,
+		33: vec_f32_read_avx2,
+		34: vec_f32_peak_avx2,
 	})
 }

@@ -210,21 +210,21 @@ skip13:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z0, Z2
-	VMINPS constants_avx512<>+64(SB), Z2, Z2
-	VMAXPS constants_avx512<>+128(SB), Z2, Z2
+	VMULPS.BCST constants_avx512<>+0(SB), Z0, Z2
+	VMINPS.BCST constants_avx512<>+4(SB), Z2, Z2
+	VMAXPS.BCST constants_avx512<>+8(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
 	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+192(SB), Z4
-	VFMADD213PS constants_avx512<>+256(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+12(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z2, Z4
 	VSCALEFPS Z3, Z4, Z4
 	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+576(SB), Z2, Z2
+	VADDPS.BCST constants_avx512<>+36(SB), Z2, Z2
 	VDIVPS Z2, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)
@@ -2487,230 +2487,230 @@ skip50:
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS constants_avx512<>+0(SB), Z0, Z24
-	VMINPS constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS constants_avx512<>+128(SB), Z24, Z24
+	VMULPS.BCST constants_avx512<>+0(SB), Z0, Z24
+	VMINPS.BCST constants_avx512<>+4(SB), Z24, Z24
+	VMAXPS.BCST constants_avx512<>+8(SB), Z24, Z24
 	VRNDSCALEPS $0x08, Z24, Z25
 	VSUBPS Z25, Z24, Z24
-	VMOVUPS constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VBROADCASTSS constants_avx512<>+12(SB), Z26
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z24, Z26
 	VSCALEFPS Z25, Z26, Z26
 	VMOVAPS Z26, Z24
-	VADDPS constants_avx512<>+576(SB), Z24, Z24
+	VADDPS.BCST constants_avx512<>+36(SB), Z24, Z24
 	VDIVPS Z24, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z2, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z2, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z24
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z24
+	VBROADCASTSS constants_avx512<>+12(SB), Z24
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z24
 	VSCALEFPS Z1, Z24, Z24
 	VMOVAPS Z24, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z2, Z2
 	VMULPS Z2, Z3, Z3
 	VMOVUPS Z3, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z4, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z4, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z4, Z4
 	VMULPS Z4, Z5, Z5
 	VMOVUPS Z5, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z6, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z6, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z6, Z6
 	VMULPS Z6, Z7, Z7
 	VMOVUPS Z7, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z8, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z8, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z8, Z8
 	VMULPS Z8, Z9, Z9
 	VMOVUPS Z9, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z10, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z10, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z10, Z10
 	VMULPS Z10, Z11, Z11
 	VMOVUPS Z11, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z12, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z12, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z12, Z12
 	VMULPS Z12, Z13, Z13
 	VMOVUPS Z13, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z14, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z14, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z14, Z14
 	VMULPS Z14, Z15, Z15
 	VMOVUPS Z15, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z16, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z16, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z16, Z16
 	VMULPS Z16, Z17, Z17
 	VMOVUPS Z17, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z18, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z18, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z18, Z18
 	VMULPS Z18, Z19, Z19
 	VMOVUPS Z19, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z20, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z20, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z20, Z20
 	VMULPS Z20, Z21, Z21
 	VMOVUPS Z21, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z22, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z22, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z22, Z22
 	VMULPS Z22, Z23, Z23
 	VMOVUPS Z23, (DX)
@@ -4401,21 +4401,21 @@ skip91:
 	MOVQ 16(AX), DX
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z0, Z2
-	VMINPS constants_avx512<>+64(SB), Z2, Z2
-	VMAXPS constants_avx512<>+128(SB), Z2, Z2
+	VMULPS.BCST constants_avx512<>+0(SB), Z0, Z2
+	VMINPS.BCST constants_avx512<>+4(SB), Z2, Z2
+	VMAXPS.BCST constants_avx512<>+8(SB), Z2, Z2
 	VRNDSCALEPS $0x08, Z2, Z3
 	VSUBPS Z3, Z2, Z2
-	VMOVUPS constants_avx512<>+192(SB), Z4
-	VFMADD213PS constants_avx512<>+256(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+320(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+384(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+448(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+512(SB), Z2, Z4
-	VFMADD213PS constants_avx512<>+576(SB), Z2, Z4
+	VBROADCASTSS constants_avx512<>+12(SB), Z4
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z2, Z4
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z2, Z4
 	VSCALEFPS Z3, Z4, Z4
 	VMOVAPS Z4, Z2
-	VADDPS constants_avx512<>+576(SB), Z2, Z2
+	VADDPS.BCST constants_avx512<>+36(SB), Z2, Z2
 	VDIVPS Z2, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)
@@ -5794,230 +5794,230 @@ skip114:
 	IMUL3Q $0x00000040, CX, BX
 	ADDQ BX, DX
 	MOVQ 80(AX), BX
-	VMULPS constants_avx512<>+0(SB), Z0, Z24
-	VMINPS constants_avx512<>+64(SB), Z24, Z24
-	VMAXPS constants_avx512<>+128(SB), Z24, Z24
+	VMULPS.BCST constants_avx512<>+0(SB), Z0, Z24
+	VMINPS.BCST constants_avx512<>+4(SB), Z24, Z24
+	VMAXPS.BCST constants_avx512<>+8(SB), Z24, Z24
 	VRNDSCALEPS $0x08, Z24, Z25
 	VSUBPS Z25, Z24, Z24
-	VMOVUPS constants_avx512<>+192(SB), Z26
-	VFMADD213PS constants_avx512<>+256(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+320(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+384(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+448(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+512(SB), Z24, Z26
-	VFMADD213PS constants_avx512<>+576(SB), Z24, Z26
+	VBROADCASTSS constants_avx512<>+12(SB), Z26
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z24, Z26
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z24, Z26
 	VSCALEFPS Z25, Z26, Z26
 	VMOVAPS Z26, Z24
-	VADDPS constants_avx512<>+576(SB), Z24, Z24
+	VADDPS.BCST constants_avx512<>+36(SB), Z24, Z24
 	VDIVPS Z24, Z0, Z0
 	VMULPS Z0, Z1, Z1
 	VMOVUPS Z1, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z2, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z2, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z24
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z24
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z24
+	VBROADCASTSS constants_avx512<>+12(SB), Z24
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z24
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z24
 	VSCALEFPS Z1, Z24, Z24
 	VMOVAPS Z24, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z2, Z2
 	VMULPS Z2, Z3, Z3
 	VMOVUPS Z3, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z4, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z4, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z4, Z4
 	VMULPS Z4, Z5, Z5
 	VMOVUPS Z5, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z6, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z6, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z6, Z6
 	VMULPS Z6, Z7, Z7
 	VMOVUPS Z7, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z8, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z8, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z8, Z8
 	VMULPS Z8, Z9, Z9
 	VMOVUPS Z9, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z10, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z10, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z10, Z10
 	VMULPS Z10, Z11, Z11
 	VMOVUPS Z11, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z12, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z12, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z12, Z12
 	VMULPS Z12, Z13, Z13
 	VMOVUPS Z13, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z14, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z14, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z14, Z14
 	VMULPS Z14, Z15, Z15
 	VMOVUPS Z15, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z16, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z16, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z16, Z16
 	VMULPS Z16, Z17, Z17
 	VMOVUPS Z17, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z18, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z18, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z18, Z18
 	VMULPS Z18, Z19, Z19
 	VMOVUPS Z19, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z20, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z20, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z20, Z20
 	VMULPS Z20, Z21, Z21
 	VMOVUPS Z21, (DX)
 	ADDQ BX, DX
-	VMULPS constants_avx512<>+0(SB), Z22, Z0
-	VMINPS constants_avx512<>+64(SB), Z0, Z0
-	VMAXPS constants_avx512<>+128(SB), Z0, Z0
+	VMULPS.BCST constants_avx512<>+0(SB), Z22, Z0
+	VMINPS.BCST constants_avx512<>+4(SB), Z0, Z0
+	VMAXPS.BCST constants_avx512<>+8(SB), Z0, Z0
 	VRNDSCALEPS $0x08, Z0, Z1
 	VSUBPS Z1, Z0, Z0
-	VMOVUPS constants_avx512<>+192(SB), Z2
-	VFMADD213PS constants_avx512<>+256(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+320(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+384(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+448(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+512(SB), Z0, Z2
-	VFMADD213PS constants_avx512<>+576(SB), Z0, Z2
+	VBROADCASTSS constants_avx512<>+12(SB), Z2
+	VFMADD213PS.BCST constants_avx512<>+16(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z0, Z2
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z0, Z2
 	VSCALEFPS Z1, Z2, Z2
 	VMOVAPS Z2, Z0
-	VADDPS constants_avx512<>+576(SB), Z0, Z0
+	VADDPS.BCST constants_avx512<>+36(SB), Z0, Z0
 	VDIVPS Z0, Z22, Z22
 	VMULPS Z22, Z23, Z23
 	VMOVUPS Z23, (DX)
@@ -10727,163 +10727,13 @@ skip213:
 	RET
 
 DATA constants_avx512<>+0(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+4(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+8(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+12(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+16(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+20(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+24(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+28(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+32(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+36(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+40(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+44(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+48(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+52(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+56(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+60(SB)/4, $0xbfb8aa3b
-DATA constants_avx512<>+64(SB)/4, $0x43000000
-DATA constants_avx512<>+68(SB)/4, $0x43000000
-DATA constants_avx512<>+72(SB)/4, $0x43000000
-DATA constants_avx512<>+76(SB)/4, $0x43000000
-DATA constants_avx512<>+80(SB)/4, $0x43000000
-DATA constants_avx512<>+84(SB)/4, $0x43000000
-DATA constants_avx512<>+88(SB)/4, $0x43000000
-DATA constants_avx512<>+92(SB)/4, $0x43000000
-DATA constants_avx512<>+96(SB)/4, $0x43000000
-DATA constants_avx512<>+100(SB)/4, $0x43000000
-DATA constants_avx512<>+104(SB)/4, $0x43000000
-DATA constants_avx512<>+108(SB)/4, $0x43000000
-DATA constants_avx512<>+112(SB)/4, $0x43000000
-DATA constants_avx512<>+116(SB)/4, $0x43000000
-DATA constants_avx512<>+120(SB)/4, $0x43000000
-DATA constants_avx512<>+124(SB)/4, $0x43000000
-DATA constants_avx512<>+128(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+132(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+136(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+140(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+144(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+148(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+152(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+156(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+160(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+164(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+168(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+172(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+176(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+180(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+184(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+188(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+192(SB)/4, $0x3920fdde
-DATA constants_avx512<>+196(SB)/4, $0x3920fdde
-DATA constants_avx512<>+200(SB)/4, $0x3920fdde
-DATA constants_avx512<>+204(SB)/4, $0x3920fdde
-DATA constants_avx512<>+208(SB)/4, $0x3920fdde
-DATA constants_avx512<>+212(SB)/4, $0x3920fdde
-DATA constants_avx512<>+216(SB)/4, $0x3920fdde
-DATA constants_avx512<>+220(SB)/4, $0x3920fdde
-DATA constants_avx512<>+224(SB)/4, $0x3920fdde
-DATA constants_avx512<>+228(SB)/4, $0x3920fdde
-DATA constants_avx512<>+232(SB)/4, $0x3920fdde
-DATA constants_avx512<>+236(SB)/4, $0x3920fdde
-DATA constants_avx512<>+240(SB)/4, $0x3920fdde
-DATA constants_avx512<>+244(SB)/4, $0x3920fdde
-DATA constants_avx512<>+248(SB)/4, $0x3920fdde
-DATA constants_avx512<>+252(SB)/4, $0x3920fdde
-DATA constants_avx512<>+256(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+260(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+264(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+268(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+272(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+276(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+280(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+284(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+288(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+292(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+296(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+300(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+304(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+308(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+312(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+316(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+320(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+324(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+328(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+332(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+336(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+340(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+344(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+348(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+352(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+356(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+360(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+364(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+368(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+372(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+376(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+380(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+384(SB)/4, $0x3d635774
-DATA constants_avx512<>+388(SB)/4, $0x3d635774
-DATA constants_avx512<>+392(SB)/4, $0x3d635774
-DATA constants_avx512<>+396(SB)/4, $0x3d635774
-DATA constants_avx512<>+400(SB)/4, $0x3d635774
-DATA constants_avx512<>+404(SB)/4, $0x3d635774
-DATA constants_avx512<>+408(SB)/4, $0x3d635774
-DATA constants_avx512<>+412(SB)/4, $0x3d635774
-DATA constants_avx512<>+416(SB)/4, $0x3d635774
-DATA constants_avx512<>+420(SB)/4, $0x3d635774
-DATA constants_avx512<>+424(SB)/4, $0x3d635774
-DATA constants_avx512<>+428(SB)/4, $0x3d635774
-DATA constants_avx512<>+432(SB)/4, $0x3d635774
-DATA constants_avx512<>+436(SB)/4, $0x3d635774
-DATA constants_avx512<>+440(SB)/4, $0x3d635774
-DATA constants_avx512<>+444(SB)/4, $0x3d635774
-DATA constants_avx512<>+448(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+452(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+456(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+460(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+464(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+468(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+472(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+476(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+480(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+484(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+488(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+492(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+496(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+500(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+504(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+508(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+512(SB)/4, $0x3f317218
-DATA constants_avx512<>+516(SB)/4, $0x3f317218
-DATA constants_avx512<>+520(SB)/4, $0x3f317218
-DATA constants_avx512<>+524(SB)/4, $0x3f317218
-DATA constants_avx512<>+528(SB)/4, $0x3f317218
-DATA constants_avx512<>+532(SB)/4, $0x3f317218
-DATA constants_avx512<>+536(SB)/4, $0x3f317218
-DATA constants_avx512<>+540(SB)/4, $0x3f317218
-DATA constants_avx512<>+544(SB)/4, $0x3f317218
-DATA constants_avx512<>+548(SB)/4, $0x3f317218
-DATA constants_avx512<>+552(SB)/4, $0x3f317218
-DATA constants_avx512<>+556(SB)/4, $0x3f317218
-DATA constants_avx512<>+560(SB)/4, $0x3f317218
-DATA constants_avx512<>+564(SB)/4, $0x3f317218
-DATA constants_avx512<>+568(SB)/4, $0x3f317218
-DATA constants_avx512<>+572(SB)/4, $0x3f317218
-DATA constants_avx512<>+576(SB)/4, $0x3f800000
-DATA constants_avx512<>+580(SB)/4, $0x3f800000
-DATA constants_avx512<>+584(SB)/4, $0x3f800000
-DATA constants_avx512<>+588(SB)/4, $0x3f800000
-DATA constants_avx512<>+592(SB)/4, $0x3f800000
-DATA constants_avx512<>+596(SB)/4, $0x3f800000
-DATA constants_avx512<>+600(SB)/4, $0x3f800000
-DATA constants_avx512<>+604(SB)/4, $0x3f800000
-DATA constants_avx512<>+608(SB)/4, $0x3f800000
-DATA constants_avx512<>+612(SB)/4, $0x3f800000
-DATA constants_avx512<>+616(SB)/4, $0x3f800000
-DATA constants_avx512<>+620(SB)/4, $0x3f800000
-DATA constants_avx512<>+624(SB)/4, $0x3f800000
-DATA constants_avx512<>+628(SB)/4, $0x3f800000
-DATA constants_avx512<>+632(SB)/4, $0x3f800000
-DATA constants_avx512<>+636(SB)/4, $0x3f800000
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $640
+DATA constants_avx512<>+4(SB)/4, $0x43000000
+DATA constants_avx512<>+8(SB)/4, $0xc2fc0000
+DATA constants_avx512<>+12(SB)/4, $0x3920fdde
+DATA constants_avx512<>+16(SB)/4, $0x3aaf9f29
+DATA constants_avx512<>+20(SB)/4, $0x3c1d96a6
+DATA constants_avx512<>+24(SB)/4, $0x3d635774
+DATA constants_avx512<>+28(SB)/4, $0x3e75fdee
+DATA constants_avx512<>+32(SB)/4, $0x3f317218
+DATA constants_avx512<>+36(SB)/4, $0x3f800000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $40

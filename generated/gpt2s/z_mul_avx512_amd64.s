@@ -1197,47 +1197,47 @@ skip34:
 
 row35:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row35
@@ -2333,47 +2333,47 @@ skip57:
 
 row58:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row58
@@ -3357,47 +3357,47 @@ skip74:
 
 row75:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row75
@@ -5492,47 +5492,47 @@ skip132:
 
 row133:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row133
@@ -6074,47 +6074,47 @@ skip142:
 
 row143:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row143
@@ -8482,47 +8482,47 @@ skip192:
 
 row193:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row193
@@ -9506,47 +9506,47 @@ skip209:
 
 row210:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row210
@@ -10452,89 +10452,89 @@ skip226:
 
 row227:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	VMOVUPS 128(DX), Z0
+	VMOVUPS 192(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, 128(DX)
-	VMOVUPS 192(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 192(DX)
+	VMOVUPS Z4, 192(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row227
@@ -12778,47 +12778,47 @@ skip264:
 
 row265:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row265
@@ -13315,89 +13315,89 @@ skip274:
 
 row275:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	VMOVUPS 128(DX), Z0
+	VMOVUPS 192(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, 128(DX)
-	VMOVUPS 192(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 192(DX)
+	VMOVUPS Z4, 192(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row275
@@ -18098,47 +18098,47 @@ skip376:
 
 row377:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row377
@@ -18680,47 +18680,47 @@ skip386:
 
 row387:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row387
@@ -19217,89 +19217,89 @@ skip396:
 
 row397:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	VMOVUPS 128(DX), Z0
+	VMOVUPS 192(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, 128(DX)
-	VMOVUPS 192(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 192(DX)
+	VMOVUPS Z4, 192(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row397
@@ -22268,47 +22268,47 @@ skip465:
 
 row466:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row466
@@ -30951,47 +30951,47 @@ skip608:
 
 row609:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row609
@@ -31897,89 +31897,89 @@ skip625:
 
 row626:
 	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, (DX)
-	VMOVUPS 64(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 64(DX)
+	VMOVUPS Z4, 64(DX)
 	VMOVUPS 128(DX), Z0
+	VMOVUPS 192(DX), Z4
 	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
+	VMULPS Z4, Z4, Z5
+	VMULPS.BCST constants_avx512<>+0(SB), Z1, Z1
+	VMULPS.BCST constants_avx512<>+0(SB), Z5, Z5
+	VADDPS.BCST constants_avx512<>+4(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+4(SB), Z5, Z5
 	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
+	VMULPS Z4, Z5, Z5
+	VMINPS.BCST constants_avx512<>+8(SB), Z1, Z1
+	VMINPS.BCST constants_avx512<>+8(SB), Z5, Z5
+	VMAXPS.BCST constants_avx512<>+12(SB), Z1, Z1
+	VMAXPS.BCST constants_avx512<>+12(SB), Z5, Z5
 	VRNDSCALEPS $0x08, Z1, Z2
+	VRNDSCALEPS $0x08, Z5, Z6
 	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
+	VSUBPS Z6, Z5, Z5
+	VBROADCASTSS constants_avx512<>+16(SB), Z3
+	VBROADCASTSS constants_avx512<>+16(SB), Z7
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+20(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+24(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+28(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+32(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+36(SB), Z5, Z7
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z1, Z3
+	VFMADD213PS.BCST constants_avx512<>+40(SB), Z5, Z7
 	VSCALEFPS Z2, Z3, Z3
+	VSCALEFPS Z6, Z7, Z7
 	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
+	VMOVAPS Z7, Z5
+	VADDPS.BCST constants_avx512<>+40(SB), Z1, Z1
+	VADDPS.BCST constants_avx512<>+40(SB), Z5, Z5
 	VDIVPS Z1, Z0, Z0
+	VDIVPS Z5, Z4, Z4
 	VMOVUPS Z0, 128(DX)
-	VMOVUPS 192(DX), Z0
-	VMULPS Z0, Z0, Z1
-	VMULPS constants_avx512<>+0(SB), Z1, Z1
-	VADDPS constants_avx512<>+64(SB), Z1, Z1
-	VMULPS Z0, Z1, Z1
-	VMINPS constants_avx512<>+128(SB), Z1, Z1
-	VMAXPS constants_avx512<>+192(SB), Z1, Z1
-	VRNDSCALEPS $0x08, Z1, Z2
-	VSUBPS Z2, Z1, Z1
-	VMOVUPS constants_avx512<>+256(SB), Z3
-	VFMADD213PS constants_avx512<>+320(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+384(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+448(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+512(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+576(SB), Z1, Z3
-	VFMADD213PS constants_avx512<>+640(SB), Z1, Z3
-	VSCALEFPS Z2, Z3, Z3
-	VMOVAPS Z3, Z1
-	VADDPS constants_avx512<>+640(SB), Z1, Z1
-	VDIVPS Z1, Z0, Z0
-	VMOVUPS Z0, 192(DX)
+	VMOVUPS Z4, 192(DX)
 	ADDQ BX, DX
 	DECQ SI
 	JNZ row626
@@ -35854,179 +35854,14 @@ skip697:
 	RET
 
 DATA constants_avx512<>+0(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+4(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+8(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+12(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+16(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+20(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+24(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+28(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+32(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+36(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+40(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+44(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+48(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+52(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+56(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+60(SB)/4, $0xbdd2d3e8
-DATA constants_avx512<>+64(SB)/4, $0xc0135761
-DATA constants_avx512<>+68(SB)/4, $0xc0135761
-DATA constants_avx512<>+72(SB)/4, $0xc0135761
-DATA constants_avx512<>+76(SB)/4, $0xc0135761
-DATA constants_avx512<>+80(SB)/4, $0xc0135761
-DATA constants_avx512<>+84(SB)/4, $0xc0135761
-DATA constants_avx512<>+88(SB)/4, $0xc0135761
-DATA constants_avx512<>+92(SB)/4, $0xc0135761
-DATA constants_avx512<>+96(SB)/4, $0xc0135761
-DATA constants_avx512<>+100(SB)/4, $0xc0135761
-DATA constants_avx512<>+104(SB)/4, $0xc0135761
-DATA constants_avx512<>+108(SB)/4, $0xc0135761
-DATA constants_avx512<>+112(SB)/4, $0xc0135761
-DATA constants_avx512<>+116(SB)/4, $0xc0135761
-DATA constants_avx512<>+120(SB)/4, $0xc0135761
-DATA constants_avx512<>+124(SB)/4, $0xc0135761
-DATA constants_avx512<>+128(SB)/4, $0x43000000
-DATA constants_avx512<>+132(SB)/4, $0x43000000
-DATA constants_avx512<>+136(SB)/4, $0x43000000
-DATA constants_avx512<>+140(SB)/4, $0x43000000
-DATA constants_avx512<>+144(SB)/4, $0x43000000
-DATA constants_avx512<>+148(SB)/4, $0x43000000
-DATA constants_avx512<>+152(SB)/4, $0x43000000
-DATA constants_avx512<>+156(SB)/4, $0x43000000
-DATA constants_avx512<>+160(SB)/4, $0x43000000
-DATA constants_avx512<>+164(SB)/4, $0x43000000
-DATA constants_avx512<>+168(SB)/4, $0x43000000
-DATA constants_avx512<>+172(SB)/4, $0x43000000
-DATA constants_avx512<>+176(SB)/4, $0x43000000
-DATA constants_avx512<>+180(SB)/4, $0x43000000
-DATA constants_avx512<>+184(SB)/4, $0x43000000
-DATA constants_avx512<>+188(SB)/4, $0x43000000
-DATA constants_avx512<>+192(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+196(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+200(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+204(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+208(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+212(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+216(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+220(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+224(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+228(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+232(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+236(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+240(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+244(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+248(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+252(SB)/4, $0xc2fc0000
-DATA constants_avx512<>+256(SB)/4, $0x3920fdde
-DATA constants_avx512<>+260(SB)/4, $0x3920fdde
-DATA constants_avx512<>+264(SB)/4, $0x3920fdde
-DATA constants_avx512<>+268(SB)/4, $0x3920fdde
-DATA constants_avx512<>+272(SB)/4, $0x3920fdde
-DATA constants_avx512<>+276(SB)/4, $0x3920fdde
-DATA constants_avx512<>+280(SB)/4, $0x3920fdde
-DATA constants_avx512<>+284(SB)/4, $0x3920fdde
-DATA constants_avx512<>+288(SB)/4, $0x3920fdde
-DATA constants_avx512<>+292(SB)/4, $0x3920fdde
-DATA constants_avx512<>+296(SB)/4, $0x3920fdde
-DATA constants_avx512<>+300(SB)/4, $0x3920fdde
-DATA constants_avx512<>+304(SB)/4, $0x3920fdde
-DATA constants_avx512<>+308(SB)/4, $0x3920fdde
-DATA constants_avx512<>+312(SB)/4, $0x3920fdde
-DATA constants_avx512<>+316(SB)/4, $0x3920fdde
-DATA constants_avx512<>+320(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+324(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+328(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+332(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+336(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+340(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+344(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+348(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+352(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+356(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+360(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+364(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+368(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+372(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+376(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+380(SB)/4, $0x3aaf9f29
-DATA constants_avx512<>+384(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+388(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+392(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+396(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+400(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+404(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+408(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+412(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+416(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+420(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+424(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+428(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+432(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+436(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+440(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+444(SB)/4, $0x3c1d96a6
-DATA constants_avx512<>+448(SB)/4, $0x3d635774
-DATA constants_avx512<>+452(SB)/4, $0x3d635774
-DATA constants_avx512<>+456(SB)/4, $0x3d635774
-DATA constants_avx512<>+460(SB)/4, $0x3d635774
-DATA constants_avx512<>+464(SB)/4, $0x3d635774
-DATA constants_avx512<>+468(SB)/4, $0x3d635774
-DATA constants_avx512<>+472(SB)/4, $0x3d635774
-DATA constants_avx512<>+476(SB)/4, $0x3d635774
-DATA constants_avx512<>+480(SB)/4, $0x3d635774
-DATA constants_avx512<>+484(SB)/4, $0x3d635774
-DATA constants_avx512<>+488(SB)/4, $0x3d635774
-DATA constants_avx512<>+492(SB)/4, $0x3d635774
-DATA constants_avx512<>+496(SB)/4, $0x3d635774
-DATA constants_avx512<>+500(SB)/4, $0x3d635774
-DATA constants_avx512<>+504(SB)/4, $0x3d635774
-DATA constants_avx512<>+508(SB)/4, $0x3d635774
-DATA constants_avx512<>+512(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+516(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+520(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+524(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+528(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+532(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+536(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+540(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+544(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+548(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+552(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+556(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+560(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+564(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+568(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+572(SB)/4, $0x3e75fdee
-DATA constants_avx512<>+576(SB)/4, $0x3f317218
-DATA constants_avx512<>+580(SB)/4, $0x3f317218
-DATA constants_avx512<>+584(SB)/4, $0x3f317218
-DATA constants_avx512<>+588(SB)/4, $0x3f317218
-DATA constants_avx512<>+592(SB)/4, $0x3f317218
-DATA constants_avx512<>+596(SB)/4, $0x3f317218
-DATA constants_avx512<>+600(SB)/4, $0x3f317218
-DATA constants_avx512<>+604(SB)/4, $0x3f317218
-DATA constants_avx512<>+608(SB)/4, $0x3f317218
-DATA constants_avx512<>+612(SB)/4, $0x3f317218
-DATA constants_avx512<>+616(SB)/4, $0x3f317218
-DATA constants_avx512<>+620(SB)/4, $0x3f317218
-DATA constants_avx512<>+624(SB)/4, $0x3f317218
-DATA constants_avx512<>+628(SB)/4, $0x3f317218
-DATA constants_avx512<>+632(SB)/4, $0x3f317218
-DATA constants_avx512<>+636(SB)/4, $0x3f317218
-DATA constants_avx512<>+640(SB)/4, $0x3f800000
-DATA constants_avx512<>+644(SB)/4, $0x3f800000
-DATA constants_avx512<>+648(SB)/4, $0x3f800000
-DATA constants_avx512<>+652(SB)/4, $0x3f800000
-DATA constants_avx512<>+656(SB)/4, $0x3f800000
-DATA constants_avx512<>+660(SB)/4, $0x3f800000
-DATA constants_avx512<>+664(SB)/4, $0x3f800000
-DATA constants_avx512<>+668(SB)/4, $0x3f800000
-DATA constants_avx512<>+672(SB)/4, $0x3f800000
-DATA constants_avx512<>+676(SB)/4, $0x3f800000
-DATA constants_avx512<>+680(SB)/4, $0x3f800000
-DATA constants_avx512<>+684(SB)/4, $0x3f800000
-DATA constants_avx512<>+688(SB)/4, $0x3f800000
-DATA constants_avx512<>+692(SB)/4, $0x3f800000
-DATA constants_avx512<>+696(SB)/4, $0x3f800000
-DATA constants_avx512<>+700(SB)/4, $0x3f800000
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $704
+DATA constants_avx512<>+4(SB)/4, $0xc0135761
+DATA constants_avx512<>+8(SB)/4, $0x43000000
+DATA constants_avx512<>+12(SB)/4, $0xc2fc0000
+DATA constants_avx512<>+16(SB)/4, $0x3920fdde
+DATA constants_avx512<>+20(SB)/4, $0x3aaf9f29
+DATA constants_avx512<>+24(SB)/4, $0x3c1d96a6
+DATA constants_avx512<>+28(SB)/4, $0x3d635774
+DATA constants_avx512<>+32(SB)/4, $0x3e75fdee
+DATA constants_avx512<>+36(SB)/4, $0x3f317218
+DATA constants_avx512<>+40(SB)/4, $0x3f800000
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $44

@@ -214,7 +214,7 @@ func deal(t *vec.Table, isa kernel.ISA, dst, src []float32, n int) {
 	for pile := range n {
 		d := dst[pile*q : (pile+1)*q]
 		if whole > 0 {
-			t.PackStrips(d, src[pile:], 1, whole/strip, strip, n, len(src))
+			t.PackStrips(d, src[pile:], nil, 1, whole/strip, strip, n, strip, len(src))
 		}
 		for a := whole; a < q; a++ {
 			d[a] = src[a*n+pile]

@@ -94,4 +94,4 @@ type Func func(*Args)
 
 // ABI counts the meanings that the fields of Args have had. Generated packages
 // assert theirs when they are compiled, and the layout of the struct with it.
-const ABI = 4
+const ABI = 5

@@ -13,8 +13,8 @@ type VecArgs struct {
 	N int
 	// Rows and Stride (bytes) serve the operations over several rows, Step
 	// (bytes) those whose entries do not lie side by side, Groups those that
-	// take rows apart.
-	Rows, Stride, Step, Groups int
+	// take rows apart, and GroupStep (bytes) leads from one of them to the next.
+	Rows, Stride, Step, Groups, GroupStep int
 	// S are scalar operands, R scalar results.
 	S [10]float32
 	R [2]float32
@@ -50,6 +50,8 @@ const (
 	OpPackPanels
 	OpPackStrips
 	OpPackStripsStep
+	OpSumStrips
+	OpSumStripsStep
 	OpCopyRuns
 	OpBF16
 	OpBF16Pairs
@@ -69,7 +71,7 @@ var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
-	OpPackStripsStep: "packstripsstep", OpCopyRuns: "copyruns",
+	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns",
 	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }
 

@@ -114,8 +114,11 @@ type Unit struct {
 	block          *gradientBlock
 	s0, s1, p0, p1 int
 	dw, dy, x      []float32
-	bias           *BiasGradient
 	weight         Weight
+	// bias, where not nil, has the sums of the strips' columns added up while they are
+	// packed, for db; where gradient is nil x is room for the sums, and dw is db.
+	bias *BiasGradient
+	db   []float32
 }
 
 // Blocks is the number of the factor's blocks.
@@ -205,8 +208,12 @@ func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 		u.runAcross(s, m, accumulate)
 		return
 	}
-	var sums []float32
+	var sums, columns []float32
 	width := (u.p1 - u.p0) * kernel.Panel
+	if u.bias != nil {
+		columns = s.floats(&s.columns, (u.s1-u.s0)*u.target.StripRows)
+		clear(columns)
+	}
 	if !u.block.direct {
 		sums = s.floats(&s.sums, (u.s1-u.s0)*u.target.StripRows*width)
 	}
@@ -215,7 +222,7 @@ func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 		u.packRight(s, u.x[m0*u.inWidth:], rows)
 		right := u.roundRight(s, rows)
 		for i := u.s0; i < u.s1; {
-			n := u.packLeft(s, u.dy[m0*u.outWidth:], rows, i)
+			n := u.packLeft(s, u.dy[m0*u.outWidth:], rows, i, columns)
 			left := u.roundLeft(s, rows, i, n)
 			for ; n > 0; n-- {
 				st := &u.block.Strips[i]
@@ -225,13 +232,18 @@ func (u *Unit) run(s *Scratch, m int, accumulate bool) {
 					at := (i - u.s0) * u.target.StripRows * width
 					u.strip(s, kernel.Full, st, left, right, sums[at:], kernel.EntryBytes*width, u.p1-u.p0, rows, m0 > 0)
 				}
-				left = left[u.leftEntries(rows, len(st.Store)):]
+				left = left[u.leftStep(rows, len(st.Store)):]
 				i++
 			}
 		}
 	}
 	if !u.block.direct {
 		u.order(sums, width, accumulate)
+	}
+	if u.bias != nil {
+		for i := u.s0; i < u.s1; i++ {
+			u.bias.put(u.db, u.block.Strips[i].Store, columns[(i-u.s0)*u.target.StripRows:], accumulate)
+		}
 	}
 }
 
@@ -306,31 +318,36 @@ func (u *Unit) strip(s *Scratch, w kernel.Width, st *plan.Strip, left, right, ds
 	mr := len(st.Store)
 	groups := u.format.Groups(rows)
 	s.seg = kernel.Segment{Len: groups * u.format.KGroup}
-	s.args = kernel.Args{
-		A: unsafe.Pointer(&left[0]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * mr,
-		Segs: unsafe.Pointer(&s.seg), NSegs: 1,
-		B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * groups,
-		C: unsafe.Pointer(&dst[0]), LDC: ld, NTiles: n, MR: mr, NR: kernel.Widths[w],
-		Alpha: u.weight.Alpha, Flags: u.weight.Flags,
-	}
+	a := &s.args
+	a.A, a.LDA, a.KStep = unsafe.Pointer(&left[0]), kernel.EntryBytes, kernel.EntryBytes*mr
+	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
+	a.B, a.PanelStep = unsafe.Pointer(&right[0]), kernel.EntryBytes*kernel.Panel*groups
+	a.C, a.LDC = unsafe.Pointer(&dst[0]), ld
+	a.NTiles, a.MR, a.NR, a.Epilogue = n, mr, kernel.Widths[w], kernel.Linear
+	a.Bias, a.Residual, a.Aux, a.Ahead = nil, nil, nil, 0
+	a.Alpha, a.Flags = u.weight.Alpha, u.weight.Flags
 	if add {
-		s.args.Flags |= kernel.Accumulate
+		a.Flags |= kernel.Accumulate
 	}
 	s.Call(u.strips[w][mr].run)
 }
 
 // packLeft packs strips i, i+1, ... of dY, one after the other as [row][MR],
-// and returns how many: neighbours as far as one pass takes them.
-func (u *Unit) packLeft(s *Scratch, y []float32, rows, i int) int {
+// and returns how many: neighbours as far as one pass takes them. sums, where not nil, are
+// those of the unit's columns.
+func (u *Unit) packLeft(s *Scratch, y []float32, rows, i int, sums []float32) int {
+	if sums != nil {
+		sums = sums[(i-u.s0)*u.target.StripRows:]
+	}
 	b, mr := u.block, u.target.StripRows
 	n, step := 0, b.steps[i]
 	for i+n < u.s1 && n < u.target.LeftStrips && step > 0 && b.steps[i+n] == step && len(b.Strips[i+n].Store) == mr &&
 		b.Strips[i+n].Store[0] == b.Strips[i].Store[0]+n*mr*step {
 		n++
 	}
-	left := s.floats(&s.left, u.target.LeftStrips*mr*kernel.RowBlock)
+	left := s.floats(&s.left, u.target.LeftStrips*stripStep(kernel.RowBlock, mr))
 	if n > 0 {
-		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], rows, n, mr, step, u.outWidth)
+		u.vec.PackStrips(left, y[b.Strips[i].Store[0]:], sums, rows, n, mr, step, stripStep(rows, mr), u.outWidth)
 		return n
 	}
 	idx := b.Strips[i].Store
@@ -339,8 +356,28 @@ func (u *Unit) packLeft(s *Scratch, y []float32, rows, i int) int {
 		for j, at := range idx {
 			dst[j] = row[at]
 		}
+		if sums != nil {
+			for j, v := range dst {
+				sums[j] += v
+			}
+		}
 	}
 	return 1
+}
+
+// stripGap is the distance of packed strips beyond their entries: strips of whole blocks of
+// rows would share the sets of the L1 cache.
+const stripGap = 16
+
+// stripStep leads from one packed strip of rows to the next.
+func stripStep(rows, mr int) int { return rows*mr + stripGap }
+
+// leftStep leads from one strip that kernels read to the next.
+func (u *Unit) leftStep(rows, mr int) int {
+	if !u.format.Packs() {
+		return stripStep(rows, mr)
+	}
+	return u.leftEntries(rows, mr)
 }
 
 // leftEntries is the size of a strip of rows, in entries of float32.
@@ -368,7 +405,7 @@ func (u *Unit) roundLeft(s *Scratch, rows, i, n int) []float32 {
 		} else {
 			u.pair(dst, src, rows, mr)
 		}
-		src, dst = src[rows*mr:], dst[u.leftEntries(rows, mr):]
+		src, dst = src[stripStep(rows, mr):], dst[u.leftEntries(rows, mr):]
 		i++
 	}
 	return all

@@ -381,14 +381,13 @@ func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width
 	for i := range q.blocks {
 		b := &q.blocks[i]
 		last := i == len(q.blocks)-1
-		*a = kernel.Args{
-			B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
-			Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-			LDA: ldLeft, KStep: q.kStep(), LDC: kernel.EntryBytes * q.DstWidth,
-			LDAux: kernel.EntryBytes * q.PreWidth, UpAux: kernel.EntryBytes * q.DstWidth,
-			NTiles: n, PanelStep: q.pack.PanelStep(i),
-			NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
-		}
+		a.B = unsafe.Pointer(&q.pack.From(i, panel)[0])
+		a.Segs, a.NSegs = unsafe.Pointer(&b.segs[0]), len(b.segs)
+		a.LDA, a.KStep, a.LDC = ldLeft, q.kStep(), kernel.EntryBytes*q.DstWidth
+		a.LDAux, a.UpAux = kernel.EntryBytes*q.PreWidth, kernel.EntryBytes*q.DstWidth
+		a.NTiles, a.PanelStep = n, q.pack.PanelStep(i)
+		a.NR, a.Epilogue = kernel.Widths[w], q.BlockEpilogue(i)
+		a.Residual, a.Aux = nil, nil
 		q.setFlags(a, o.weight, i, panel)
 		next := s.after
 		if !last {
@@ -415,7 +414,7 @@ func (q *Product) direct(s *Scratch, o operands, m, panel, n int, w kernel.Width
 }
 
 func (q *Product) setFlags(a *kernel.Args, w Weight, block, panel int) {
-	a.Alpha, a.Flags = w.Alpha, w.Flags
+	a.Alpha, a.Flags, a.Bias = w.Alpha, w.Flags, nil
 	if block > 0 {
 		a.Flags |= kernel.Accumulate
 	}
@@ -456,15 +455,14 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 			}
 			for i := range q.blocks {
 				b := &q.blocks[i]
-				*a = kernel.Args{
-					A:    unsafe.Add(left, r*ldLeft+b.base),
-					B:    unsafe.Pointer(&q.pack.From(i, panel)[0]),
-					C:    unsafe.Pointer(&s.tile[0]),
-					Segs: unsafe.Pointer(&b.segs[0]), NSegs: len(b.segs),
-					LDA: ldLeft, KStep: q.kStep(), LDC: kernel.EntryBytes * out,
-					NTiles: 1, PanelStep: q.pack.PanelStep(i),
-					MR: mr, NR: kernel.Widths[w], Epilogue: q.BlockEpilogue(i),
-				}
+				a.A = unsafe.Add(left, r*ldLeft+b.base)
+				a.B = unsafe.Pointer(&q.pack.From(i, panel)[0])
+				a.C = unsafe.Pointer(&s.tile[0])
+				a.Segs, a.NSegs = unsafe.Pointer(&b.segs[0]), len(b.segs)
+				a.LDA, a.KStep, a.LDC = ldLeft, q.kStep(), kernel.EntryBytes*out
+				a.NTiles, a.PanelStep, a.Ahead = 1, q.pack.PanelStep(i), 0
+				a.MR, a.NR, a.Epilogue = mr, kernel.Widths[w], q.BlockEpilogue(i)
+				a.Residual, a.Aux = nil, nil
 				if a.Epilogue != kernel.Linear {
 					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
 				}
@@ -549,6 +547,8 @@ type Scratch struct {
 	// left holds a few strips of dY, right a group of panels of X, sums the
 	// results of a unit.
 	left, right, sums []float32
+	// columns are the sums of a unit's columns of dY.
+	columns []float32
 	// leftRounded and rightRounded are the first two rounded to bfloat16, in pairs of rows.
 	leftRounded, rightRounded []float32
 	seg                       kernel.Segment

@@ -230,6 +230,7 @@ func (b *bound) runBackward(dx, dpre []float32, dz [][]float32, m int) {
 // into db, in units of about so many weights.
 func (b *bound) runGradients(g [][]float32, db, x, dpre []float32, z, dz [][]float32, m, unit int, accumulate bool) {
 	b.ws.Units = b.ws.Units[:0]
+	from := 0
 	for i, gr := range b.gradients {
 		in, out := x, dpre
 		if i > 0 {
@@ -238,9 +239,10 @@ func (b *bound) runGradients(g [][]float32, db, x, dpre []float32, z, dz [][]flo
 		if i < len(dz) {
 			out = dz[i]
 		}
+		from = len(b.ws.Units)
 		b.ws.Units = gr.AddUnits(b.ws.Units, g[i], out, in, unit, Weight{})
 	}
-	b.ws.Units = b.sums.AddUnits(b.ws.Units, db, dpre, make([]float32, len(db)))
+	b.ws.Units = b.sums.AddUnits(b.ws.Units, from, db, dpre, make([]float32, len(db)))
 	b.ws.ExecWeights(m, accumulate)
 }
 

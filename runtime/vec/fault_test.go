@@ -25,7 +25,7 @@ func (w *row) faults() (fs []fault) {
 		fs = append(fs, fault{name, run})
 	}
 	places := func(a *kernel.VecArgs, p int) []int {
-		return w.placesOf(shape{a.N, a.Rows, a.Groups, a.Stride / 4, a.Step / 4}, p)
+		return w.placesOf(shape{a.N, a.Rows, a.Groups, a.Stride / 4, a.Step / 4, a.GroupStep/4 - a.Rows*a.N}, p)
 	}
 	end := func(at []int) int {
 		n := 0

@@ -174,6 +174,9 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpPackPanels:     pack,
 	kernel.OpPackStrips:     pack,
 	kernel.OpPackStripsStep: pack,
+	// The same, and each column is added, row by row, to one of P2's sums.
+	kernel.OpSumStrips:     sumStrips,
+	kernel.OpSumStripsStep: sumStrips,
 	// Runs of entries move, in every row, to other places.
 	kernel.OpCopyRuns: func(a *kernel.VecArgs) {
 		for _, r := range unsafe.Slice((*runOf)(a.P[3]), a.Groups) {
@@ -245,13 +248,24 @@ func spread(a *kernel.VecArgs, add unsafe.Pointer) {
 }
 
 func pack(a *kernel.VecArgs) {
-	dst := unsafe.Slice((*float32)(a.P[0]), a.Groups*a.Rows*a.N)
 	for g := range a.Groups {
+		dst := unsafe.Slice((*float32)(unsafe.Add(a.P[0], g*a.GroupStep)), a.Rows*a.N)
 		for r := range a.Rows {
 			row := unsafe.Add(a.P[1], r*a.Stride+g*a.N*a.Step)
 			for i := range a.N {
-				dst[(g*a.Rows+r)*a.N+i] = *(*float32)(unsafe.Add(row, i*a.Step))
+				dst[r*a.N+i] = *(*float32)(unsafe.Add(row, i*a.Step))
 			}
+		}
+	}
+}
+
+func sumStrips(a *kernel.VecArgs) {
+	pack(a)
+	sums := unsafe.Slice((*float32)(a.P[2]), a.Groups*a.N)
+	for g := range a.Groups {
+		strip := unsafe.Slice((*float32)(unsafe.Add(a.P[0], g*a.GroupStep)), a.Rows*a.N)
+		for i, x := range strip {
+			sums[g*a.N+i%a.N] += x
 		}
 	}
 }

@@ -18,7 +18,7 @@ type num = bound.Num
 
 // shape is how large the operands of a call are, in entries; what it means is
 // said at each operation's portable form.
-type shape struct{ n, rows, groups, stride, step int }
+type shape struct{ n, rows, groups, stride, step, gap int }
 
 // row says what an operation does to its operands, from which its test
 // follows.
@@ -170,15 +170,18 @@ func packRow(width func(kernel.ISA) int, steps ...int) row {
 			for _, rows := range []int{1, 2, 3, 17} {
 				for _, groups := range []int{1, 2, 5} {
 					for _, step := range steps {
-						all = append(all, shape{n: n, rows: rows, groups: groups, step: step, stride: groups*n*step + 3})
+						all = append(all, shape{n: n, rows: rows, groups: groups, step: step, stride: groups*n*step + 3, gap: rows % 3})
 					}
 				}
 			}
 			return all
 		},
 		places: func(sh shape, operand int) (at []int) {
-			if operand == 0 {
-				return counted(sh.groups * sh.rows * sh.n)
+			switch operand {
+			case 0:
+				return grid(sh.groups, sh.rows*sh.n+sh.gap, sh.rows*sh.n, 1)
+			case 2:
+				return counted(sh.groups * sh.n)
 			}
 			for g := range sh.groups {
 				for r := range sh.rows {
@@ -191,6 +194,21 @@ func packRow(width func(kernel.ISA) int, steps ...int) row {
 		},
 		want: func(_ shape, x [][]num, _ []num) [][]num { return [][]num{x[1]} },
 	}
+}
+
+// sumRow is that of one that also sums the columns.
+func sumRow(steps ...int) row {
+	w := packRow(stripMR, steps...)
+	w.operands = "oiu"
+	w.want = func(sh shape, x [][]num, _ []num) [][]num {
+		sums := append([]num(nil), x[2]...)
+		for i, v := range x[1] {
+			at := i/sh.n/sh.rows*sh.n + i%sh.n
+			sums[at] = sums[at].Add(v)
+		}
+		return [][]num{x[1], sums}
+	}
+	return w
 }
 
 func stripMR(isa kernel.ISA) int { return kernel.For(isa).StripRows }
@@ -337,6 +355,8 @@ var rows = withActivations(map[kernel.VecOp]row{
 	kernel.OpPackPanels:     packRow(func(kernel.ISA) int { return kernel.Panel }, 1),
 	kernel.OpPackStrips:     packRow(stripMR, 1),
 	kernel.OpPackStripsStep: packRow(stripMR, 2, 3, 8),
+	kernel.OpSumStrips:      sumRow(1),
+	kernel.OpSumStripsStep:  sumRow(2, 3, 8),
 	kernel.OpCopyRuns: {
 		operands: "oi-t",
 		shapes: func(isa kernel.ISA) (all []shape) {
@@ -454,7 +474,7 @@ func withActivations(rows map[kernel.VecOp]row) map[kernel.VecOp]row {
 			entry: func(x, _ []num) []num { y, _ := of(x[1]); return one(y) },
 		}
 		rows[backward] = row{
-			operands: "ooii", inPlace: [][2]int{{0, 2}, {1, 3}}, draw: drawn(2),
+			operands: "ooii", inPlace: [][2]int{{0, 2}, {0, 3}, {1, 3}}, draw: drawn(2),
 			entry: func(x, _ []num) []num { y, dy := of(x[2]); return []num{y, x[3].Mul(dy)} },
 		}
 	}
@@ -625,7 +645,7 @@ func newRoom(t testing.TB) (m room) {
 // their places. It is an error if anything else has changed. Operand to, where
 // not negative, is written where operand from is read.
 func (m room) run(f kernel.VecFunc, c *call, side guard.Side, to, from int) (out [][]float32, r [2]float32, err error) {
-	a := kernel.VecArgs{N: c.n, Rows: c.rows, Groups: c.groups, Stride: 4 * c.stride, Step: 4 * c.step}
+	a := kernel.VecArgs{N: c.n, Rows: c.rows, Groups: c.groups, Stride: 4 * c.stride, Step: 4 * c.step, GroupStep: 4 * (c.rows*c.n + c.gap)}
 	copy(a.S[:], c.s)
 	var bufs, olds [6][]float32
 	for p, kind := range c.operands {

@@ -125,8 +125,7 @@ func (t *Table) Activate(e kernel.Epilogue, y, pre []float32, n int) {
 func (t *Table) ActivationBackward(e kernel.Epilogue, a, dpre, pre []float32, n int) {
 	_, op := e.Ops()
 	if !e.Gated() {
-		copy(dpre, a)
-		t.each(op, kernel.VecArgs{}, a, dpre, pre, dpre)
+		t.each(op, kernel.VecArgs{}, a, dpre, pre, a)
 		return
 	}
 	for at := 0; at < len(a); at += n {
@@ -411,30 +410,35 @@ func (r *Runs) Run(to, from []float32, rows, ldTo, ldFrom int) {
 // PackPanels packs panels of 32 neighbouring columns: dst is [panel][row][32],
 // src the first column of rows that are ld entries apart.
 func (t *Table) PackPanels(dst, src []float32, rows, panels, ld int) {
-	t.pack(t.fns[kernel.OpPackPanels], dst, src, rows, panels, kernel.Panel, 1, ld)
+	t.pack(t.fns[kernel.OpPackPanels], dst, src, nil, rows, panels, kernel.Panel, 1, ld, rows*kernel.Panel)
 }
 
-// PackStrips packs strips of mr columns that are step entries apart: dst is
-// [strip][row][mr], src the first column of rows that are ld entries apart.
-func (t *Table) PackStrips(dst, src []float32, rows, strips, mr, step, ld int) {
-	op := kernel.OpPackStrips
-	if step > 1 {
-		op = kernel.OpPackStripsStep
+// PackStrips packs strips of mr columns that are step entries apart: dst has a strip
+// [row][mr] every ldDst entries, src is the first column of rows that are ld entries
+// apart. Where sums, one entry a column, is not nil, the rows are added to it, in order.
+func (t *Table) PackStrips(dst, src, sums []float32, rows, strips, mr, step, ldDst, ld int) {
+	ops := [...]kernel.VecOp{kernel.OpPackStrips, kernel.OpPackStripsStep}
+	if sums != nil {
+		ops = [...]kernel.VecOp{kernel.OpSumStrips, kernel.OpSumStripsStep}
 	}
+	op := ops[min(1, step-1)]
 	f := t.fns[op]
 	if mr != t.strip {
 		f = portable[op]
 	}
-	t.pack(f, dst, src, rows, strips, mr, step, ld)
+	t.pack(f, dst, src, sums, rows, strips, mr, step, ld, ldDst)
 }
 
-func (t *Table) pack(f kernel.VecFunc, dst, src []float32, rows, groups, n, step, ld int) {
+func (t *Table) pack(f kernel.VecFunc, dst, src, sums []float32, rows, groups, n, step, ld, ldDst int) {
 	if rows == 0 {
 		return
 	}
-	_, _ = dst[groups*rows*n-1], src[(rows-1)*ld+(groups*n-1)*step]
-	a := kernel.VecArgs{N: n, Rows: rows, Groups: groups, Stride: 4 * ld, Step: 4 * step}
+	_, _ = dst[(groups-1)*ldDst+rows*n-1], src[(rows-1)*ld+(groups*n-1)*step]
+	a := kernel.VecArgs{N: n, Rows: rows, Groups: groups, Stride: 4 * ld, Step: 4 * step, GroupStep: 4 * ldDst}
 	a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])
+	if sums != nil {
+		a.P[2] = unsafe.Pointer(&sums[:groups*n][0])
+	}
 	run(f, &a)
 }
 

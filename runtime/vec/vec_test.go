@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/structuredffn/sffn/gen/plan"
@@ -394,16 +395,30 @@ func testPack(tab *Table, o operands) {
 				span := (groups*c.width-1)*c.step + 1
 				ld := span + 5
 				src := o.normal((rows-1)*ld+span, 1)
-				dst := o.poisoned(rows * groups * c.width)
-				if c.width == kernel.Panel {
-					tab.PackPanels(dst, src, rows, groups, ld)
-				} else {
-					tab.PackStrips(dst, src, rows, groups, c.width, c.step, ld)
-				}
-				for i, got := range dst {
-					g, r, j := i/c.width/rows, i/c.width%rows, i%c.width
-					if want := src[r*ld+(g*c.width+j)*c.step]; got != want {
-						o.t.Fatalf("pack %d x %d rows of %d, step %d: [%d][%d][%d] = %v, want %v", groups, rows, c.width, c.step, g, r, j, got, want)
+				for _, gap := range []int{0, 16} {
+					group := rows*c.width + gap
+					dst, sums := o.poisoned(groups*group-gap), make([]float32, groups*c.width)
+					switch {
+					case c.width == kernel.Panel && gap > 0:
+						continue
+					case c.width == kernel.Panel:
+						tab.PackPanels(dst, src, rows, groups, ld)
+					case gap == 0:
+						tab.PackStrips(dst, src, nil, rows, groups, c.width, c.step, group, ld)
+					default:
+						tab.PackStrips(dst, src, sums, rows, groups, c.width, c.step, group, ld)
+					}
+					want := make([]float32, len(sums))
+					for i := range groups * rows * c.width {
+						g, r, j := i/c.width/rows, i/c.width%rows, i%c.width
+						x, got := src[r*ld+(g*c.width+j)*c.step], dst[g*group+i%(rows*c.width)]
+						if got != x {
+							o.t.Fatalf("pack %d x %d rows of %d, step %d: [%d][%d][%d] = %v, want %v", groups, rows, c.width, c.step, g, r, j, got, x)
+						}
+						want[g*c.width+j] += x
+					}
+					if gap > 0 && !slices.Equal(sums, want) {
+						o.t.Fatalf("pack %d x %d rows of %d, step %d: sums %v, want %v", groups, rows, c.width, c.step, sums, want)
 					}
 				}
 			}

@@ -19,6 +19,11 @@ type File interface {
 	// Lanes is the number of lanes of a vector register, Bytes its size.
 	Lanes() int
 	Bytes() int
+	// Constant is the size of a constant in memory: that of a register, or of one lane
+	// where instructions repeat it for the others.
+	Constant() int
+	// Registers is the number of vector registers.
+	Registers() int
 	// Vec allocates a vector register.
 	Vec() reg.VecVirtual
 	// Zero clears v.

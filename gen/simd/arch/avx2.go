@@ -20,6 +20,8 @@ type ymm struct {
 
 func (*ymm) Lanes() int            { return 8 }
 func (*ymm) Bytes() int            { return 32 }
+func (*ymm) Constant() int         { return 32 }
+func (*ymm) Registers() int        { return 16 }
 func (y *ymm) Vec() reg.VecVirtual { return y.YMM() }
 
 func (y *ymm) Zero(v reg.VecVirtual)   { y.VXORPS(v, v, v) }

@@ -15,6 +15,8 @@ type zmm struct {
 
 func (*zmm) Lanes() int            { return 16 }
 func (*zmm) Bytes() int            { return 64 }
+func (*zmm) Constant() int         { return 4 }
+func (*zmm) Registers() int        { return 32 }
 func (z *zmm) Vec() reg.VecVirtual { return z.ZMM() }
 
 // Zero reads nothing: avo's tables do not say so, and would keep v for its sake.
