@@ -30,6 +30,9 @@ type asm struct {
 
 	pool   operand.Mem // constants, each of Constant bytes
 	consts map[uint32]int
+	// tables holds vectors of lanes, one behind the other.
+	tables operand.Mem
+	lanes  []uint32
 	names  []string // functions, in order
 	needs  pass.Needs
 	labels int
@@ -40,9 +43,10 @@ type asm struct {
 
 func newAsm(isa kernel.ISA) *asm {
 	e := &asm{Context: build.NewContext(), consts: map[uint32]int{}, needs: pass.Needs{}}
-	e.File = arch.New(isa, e.Context, e.label)
+	e.File = arch.New(isa, e.Context, e.label, e.vector)
 	e.ConstraintExpr("amd64,!purego")
 	e.pool = operand.NewDataAddr(operand.NewStaticSymbol("constants_"+string(isa)), 0)
+	e.tables = operand.NewDataAddr(operand.NewStaticSymbol("lanes_"+string(isa)), 0)
 	return e
 }
 
@@ -128,6 +132,18 @@ func (e *asm) bits(u uint32) operand.Mem {
 	return e.pool.Offset(at)
 }
 
+// vector is a memory operand of such lanes.
+func (e *asm) vector(lanes []uint32) operand.Mem {
+	at := 0
+	for at < len(e.lanes) && !slices.Equal(e.lanes[at:at+len(lanes)], lanes) {
+		at += len(lanes)
+	}
+	if at == len(e.lanes) {
+		e.lanes = append(e.lanes, lanes...)
+	}
+	return e.tables.Offset(kernel.EntryBytes * at)
+}
+
 func mem(base reg.Register, disp int) operand.Mem { return operand.Mem{Base: base, Disp: disp} }
 
 func indexed(base, index reg.Register, scale uint8, disp int) operand.Mem {
@@ -147,6 +163,13 @@ func (e *asm) finish() ([]byte, error) {
 			for at := 0; at < e.Constant(); at += kernel.EntryBytes {
 				e.AddDatum(i*e.Constant()+at, operand.U32(u))
 			}
+		}
+	}
+	if len(e.lanes) > 0 {
+		e.StaticGlobal(e.tables.Symbol.Name)
+		e.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i, lane := range e.lanes {
+			e.AddDatum(kernel.EntryBytes*i, operand.U32(lane))
 		}
 	}
 	f, err := e.Result()

@@ -360,6 +360,10 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	},
 	kernel.OpSpread:    func(e *asm) { e.spread(false) },
 	kernel.OpSpreadAdd: func(e *asm) { e.spread(true) },
+	kernel.OpWeave2:    func(e *asm) { e.weave(2, false) },
+	kernel.OpWeave2Add: func(e *asm) { e.weave(2, true) },
+	kernel.OpWeave4:    func(e *asm) { e.weave(4, false) },
+	kernel.OpWeave4Add: func(e *asm) { e.weave(4, true) },
 	kernel.OpPackPanels: func(e *asm) {
 		e.pack(kernel.Panel, (*asm).copyRun, false)
 	},
@@ -542,6 +546,48 @@ func (e *asm) spread(add bool) {
 	e.ADDQ(stride, s.Dst)
 	if add {
 		e.ADDQ(stride, s.Res)
+	}
+	e.DECQ(rows)
+	e.JNZ(e.jump(row))
+}
+
+// weave deals out the rows of the tight tiles of n blocks in turn, and asks for the lines of
+// the rows that come next.
+func (e *asm) weave(n int, add bool) {
+	weave := e.Weaver(n)
+	dst, src, ahead, res := e.load(vecP(0)), e.load(vecP(1)), e.load(vecP(3)), reg.GPVirtual(nil)
+	if add {
+		res = e.load(vecP(2))
+	}
+	rows, step, step3, stride := e.load(vecRows), e.load(vecStep), e.GP64(), e.load(vecStride)
+	e.LEAQ(indexed(step, step, 2, 0), step3)
+	row, group := e.label("row"), e.label("group")
+	at, left := e.GP64(), e.GP64()
+	e.Label(row)
+	e.XORQ(at, at)
+	e.MOVQ(e.field(vecN), left)
+	e.Label(group)
+	vs := e.vecs(n)
+	for i, m := range []operand.Mem{mem(src, 0), indexed(src, step, 1, 0), indexed(src, step, 2, 0), indexed(src, step3, 1, 0)}[:n] {
+		e.VMOVUPS(m, vs[i])
+	}
+	for i := 0; i < n*e.Bytes(); i += 64 {
+		e.PREFETCHT0(indexed(ahead, at, 1, i))
+	}
+	for i, v := range weave(vs) {
+		if add {
+			e.VADDPS(indexed(res, at, 1, i*e.Bytes()), v, v)
+		}
+		e.VMOVUPS(v, indexed(dst, at, 1, i*e.Bytes()))
+	}
+	e.ADDQ(operand.U32(uint32(e.Bytes())), src)
+	e.ADDQ(operand.U32(uint32(n*e.Bytes())), at)
+	e.SUBQ(operand.U32(uint32(e.Lanes())), left)
+	e.JNZ(e.jump(group))
+	for _, p := range []reg.GPVirtual{dst, ahead, res} {
+		if p != nil {
+			e.ADDQ(stride, p)
+		}
 	}
 	e.DECQ(rows)
 	e.JNZ(e.jump(row))

@@ -73,6 +73,18 @@ func vec_f32_spread_avx512(a *kernel.VecArgs)
 func vec_f32_spreadadd_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_weave2_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave2add_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave4_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave4add_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_packpanels_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -176,6 +188,18 @@ func vec_f32_spread_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_spreadadd_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave2_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave2add_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave4_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_weave4add_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_packpanels_avx2(a *kernel.VecArgs)

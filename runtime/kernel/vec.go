@@ -47,6 +47,10 @@ const (
 	OpAdamW
 	OpSpread
 	OpSpreadAdd
+	OpWeave2
+	OpWeave2Add
+	OpWeave4
+	OpWeave4Add
 	OpPackPanels
 	OpPackStrips
 	OpPackStripsStep
@@ -70,7 +74,7 @@ const noOp VecOp = -1
 var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
-	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
+	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpWeave2: "weave2", OpWeave2Add: "weave2add", OpWeave4: "weave4", OpWeave4Add: "weave4add", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
 	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns",
 	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }

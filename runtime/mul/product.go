@@ -40,6 +40,9 @@ type Product struct {
 	// runs store those of one panel, where they lie in stretches; nil where they do
 	// not.
 	runs []*vec.Runs
+	// woven is the number of neighbouring products, this one and others like it, whose
+	// results lie in turn; 0 where they do not.
+	woven int
 	// left packs the left operand, nil where kernels read it where it lies.
 	left *leftPack
 	// across holds the kernels of a product whose lanes run across blocks, which needs
@@ -100,7 +103,11 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	}
 	if !q.Direct && p.Epilogue == kernel.Linear {
 		if len(p.N) == 1 && p.N[0].Store.Step > 1 {
-			q.spread = vec.On(t).NewSpread(p.N[0].Store.Step)
+			step := p.N[0].Store.Step
+			q.spread = vec.On(t).NewSpread(step)
+			if (step == 2 || step == vec.WeaveBlocks) && len(q.store)%kernel.HalfPanel == 0 && q.left == nil {
+				q.woven = step
+			}
 		} else {
 			q.listRuns(vec.On(t))
 		}
@@ -428,20 +435,12 @@ func (q *Product) setFlags(a *kernel.Args, w Weight, block, panel int) {
 // indirect runs panels [p0, p1) tile by tile through the scratch tile, which
 // stays in the L1 cache, and sends each result to its place.
 func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
+	if q.Epilogue == kernel.Linear {
+		o.meetOutside()
+	}
 	add := o.weight.Flags&kernel.Accumulate != 0
-	if add && q.Epilogue == kernel.Linear {
-		if o.residual != nil {
-			panic("mul: a product through scratch that adds to its results takes no residual beside them")
-		}
-		// The tile meets what is there on its way out.
-		o.residual, o.weight.Flags, add = o.dst, o.weight.Flags&^kernel.Accumulate, false
-	}
-	a := &s.args
 	left, ldLeft := q.leftOf(s, o.src, m)
-	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.target.RowTiles
-	if ldLeft%q.target.SetBytes == 0 {
-		tallest = max(1, tallest/2) // more rows would share too few sets of the L1 cache
-	}
+	widest, tallest := max(kernel.Panel, q.pack.Layout.Width(p1-1)), q.tallest(ldLeft)
 	for r := 0; r < m; {
 		mr := q.rowTile(min(m-r, tallest), kernel.WidthOf(widest))
 		for panel := p0; panel < p1; panel++ {
@@ -453,22 +452,7 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 			if add {
 				q.gather(s, o, r, mr, panel*q.results, out)
 			}
-			for i := range q.blocks {
-				b := &q.blocks[i]
-				a.A = unsafe.Add(left, r*ldLeft+b.base)
-				a.B = unsafe.Pointer(&q.pack.From(i, panel)[0])
-				a.C = unsafe.Pointer(&s.tile[0])
-				a.Segs, a.NSegs = unsafe.Pointer(&b.segs[0]), len(b.segs)
-				a.LDA, a.KStep, a.LDC = ldLeft, q.kStep(), kernel.EntryBytes*out
-				a.NTiles, a.PanelStep, a.Ahead = 1, q.pack.PanelStep(i), 0
-				a.MR, a.NR, a.Epilogue = mr, kernel.Widths[w], q.BlockEpilogue(i)
-				a.Residual, a.Aux = nil, nil
-				if a.Epilogue != kernel.Linear {
-					a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
-				}
-				q.setFlags(a, o.weight, i, panel)
-				s.Call(b.scratch[w][mr].run)
-			}
+			q.tile(s, o, unsafe.Add(left, r*ldLeft), ldLeft, mr, panel, s.tile, out)
 			if q.runs != nil && o.residual == nil {
 				q.runs[panel].Run(o.dst[r*q.DstWidth:], s.tile, mr, q.DstWidth, out)
 				continue
@@ -476,6 +460,47 @@ func (q *Product) indirect(s *Scratch, o operands, m, p0, p1 int) {
 			q.scatter(s, o, r, mr, panel*q.results, out)
 		}
 		r += mr
+	}
+}
+
+// meetOutside has a scratch tile meet what it is added to on its way out.
+func (o *operands) meetOutside() {
+	if o.weight.Flags&kernel.Accumulate == 0 {
+		return
+	}
+	if o.residual != nil {
+		panic("mul: a product through scratch that adds to its results takes no residual beside them")
+	}
+	o.residual, o.weight.Flags = o.dst, o.weight.Flags&^kernel.Accumulate
+}
+
+// tallest is the height of the tallest scratch tile where rows are so many bytes apart.
+func (q *Product) tallest(ldLeft int) int {
+	if ldLeft%q.target.SetBytes == 0 {
+		return max(1, q.target.RowTiles/2) // more rows would share too few sets of the L1 cache
+	}
+	return q.target.RowTiles
+}
+
+// tile computes mr rows of one panel into a tight tile of so many columns, which stays in
+// the L1 cache.
+func (q *Product) tile(s *Scratch, o operands, left unsafe.Pointer, ldLeft, mr, panel int, tile []float32, columns int) {
+	a, w := &s.args, kernel.WidthOf(q.pack.Layout.Width(panel))
+	for i := range q.blocks {
+		b := &q.blocks[i]
+		a.A = unsafe.Add(left, b.base)
+		a.B = unsafe.Pointer(&q.pack.From(i, panel)[0])
+		a.C = unsafe.Pointer(&tile[0])
+		a.Segs, a.NSegs = unsafe.Pointer(&b.segs[0]), len(b.segs)
+		a.LDA, a.KStep, a.LDC = ldLeft, q.kStep(), kernel.EntryBytes*columns
+		a.NTiles, a.PanelStep, a.Ahead = 1, q.pack.PanelStep(i), 0
+		a.MR, a.NR, a.Epilogue = mr, kernel.Widths[w], q.BlockEpilogue(i)
+		a.Residual, a.Aux = nil, nil
+		if a.Epilogue != kernel.Linear {
+			a.Aux, a.LDAux, a.UpAux = unsafe.Pointer(&s.pre[0]), kernel.EntryBytes*kernel.LongPanel, kernel.EntryBytes*kernel.HalfPanel
+		}
+		q.setFlags(a, o.weight, i, panel)
+		s.Call(b.scratch[w][mr].run)
 	}
 }
 
@@ -538,7 +563,7 @@ func (q *Product) gather(s *Scratch, o operands, r, mr, c0, width int) {
 	}
 }
 
-// Scratch is what one worker needs: the kernel's arguments, a tile of 14 x 32
+// Scratch is what one worker needs: the kernel's arguments, tiles of 14 x 32
 // results and the same before the activation, and the packs of
 // backward-weight.
 type Scratch struct {
@@ -587,7 +612,7 @@ func (s *Scratch) Elementwise(f func()) {
 	s.Spent += time.Since(start)
 }
 
-const scratchTile = 16 * kernel.LongPanel
+const scratchTile = 16 * kernel.LongPanel * vec.WeaveBlocks
 
 // Call runs a kernel. Kernels are leaves that cannot be preempted; the
 // prologue of this method is where the garbage collector stops the loop.

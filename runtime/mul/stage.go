@@ -169,6 +169,10 @@ func (w *Workspace) rowStep(worker, i int) {
 		}
 		o := w.operands(st, worker, r0)
 		w.workers[worker].leftRows.forget()
+		if weaves(st.Products) {
+			weave(&w.workers[worker], st.Products, o, r1-r0)
+			continue
+		}
 		for j, p := range st.Products {
 			p.run(&w.workers[worker], o, r1-r0, 0, p.panels, w.following(k, j, r1-r0))
 		}

@@ -169,6 +169,14 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 	kernel.OpSpread: func(a *kernel.VecArgs) { spread(a, nil) },
 	// The same, each added to what P2 holds in its place.
 	kernel.OpSpreadAdd: func(a *kernel.VecArgs) { spread(a, a.P[2]) },
+	// Rows rows of 2 or 4 blocks of N entries, dealt out in turn from P0 on, rows Stride
+	// bytes apart. Blocks lie Step bytes apart in P1, rows of one tight. P3 is where the
+	// rows that come next will be stored.
+	kernel.OpWeave2: func(a *kernel.VecArgs) { weave(a, 2, nil) },
+	kernel.OpWeave4: func(a *kernel.VecArgs) { weave(a, 4, nil) },
+	// The same, each added to what P2 holds in its place.
+	kernel.OpWeave2Add: func(a *kernel.VecArgs) { weave(a, 2, a.P[2]) },
+	kernel.OpWeave4Add: func(a *kernel.VecArgs) { weave(a, 4, a.P[2]) },
 	// Rows rows of Groups times N entries of P1, rows Stride bytes apart and
 	// entries Step, packed tight into P0: all rows of one group, then the next.
 	kernel.OpPackPanels:     pack,
@@ -233,6 +241,21 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 		}
 		a.R[0] = 2 * float32(len(s))
 	},
+}
+
+func weave(a *kernel.VecArgs, blocks int, add unsafe.Pointer) {
+	for r := range a.Rows {
+		dst := unsafe.Slice((*float32)(unsafe.Add(a.P[0], r*a.Stride)), blocks*a.N)
+		for b := range blocks {
+			for i, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], b*a.Step+4*r*a.N)), a.N) {
+				at := i*blocks + b
+				if add != nil {
+					x += *(*float32)(unsafe.Add(add, r*a.Stride+4*at))
+				}
+				dst[at] = x
+			}
+		}
+	}
 }
 
 func spread(a *kernel.VecArgs, add unsafe.Pointer) {

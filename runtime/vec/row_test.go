@@ -150,6 +150,48 @@ func spreadPlaces(sh shape, operand int) []int {
 	return grid(sh.rows, sh.stride, sh.n, sh.step)
 }
 
+// weaveRow is the row of an operation that deals out so many blocks.
+func weaveRow(blocks int, add bool) row {
+	w := row{
+		operands: "oi",
+		shapes: func(kernel.ISA) (all []shape) {
+			for _, n := range []int{16, 32, 48} {
+				for _, rows := range []int{1, 3} {
+					all = append(all, shape{n: n, rows: rows, step: rows*n + 8, stride: n*blocks + 2})
+				}
+			}
+			return all
+		},
+		places: func(sh shape, operand int) (at []int) {
+			for r := range sh.rows {
+				for i := range sh.n {
+					for b := range blocks {
+						if operand == 1 {
+							at = append(at, b*sh.step+r*sh.n+i)
+						} else {
+							at = append(at, r*sh.stride+i*blocks+b)
+						}
+					}
+				}
+			}
+			return at
+		},
+		want: func(_ shape, x [][]num, _ []num) [][]num {
+			sums := append([]num(nil), x[1]...)
+			for i := range sums {
+				if add {
+					sums[i] = sums[i].Add(x[2][i])
+				}
+			}
+			return [][]num{sums}
+		},
+	}
+	if add {
+		w.operands, w.inPlace = "oii", [][2]int{{0, 2}}
+	}
+	return w
+}
+
 // runPlaces are runs of n entries, some places apart and in falling order where they
 // go, one behind the other where they come from.
 func runPlaces(sh shape) (to, from []int) {
@@ -352,6 +394,10 @@ var rows = withActivations(map[kernel.VecOp]row{
 			return [][]num{sums}
 		},
 	},
+	kernel.OpWeave2:         weaveRow(2, false),
+	kernel.OpWeave2Add:      weaveRow(2, true),
+	kernel.OpWeave4:         weaveRow(4, false),
+	kernel.OpWeave4Add:      weaveRow(4, true),
 	kernel.OpPackPanels:     packRow(func(kernel.ISA) int { return kernel.Panel }, 1),
 	kernel.OpPackStrips:     packRow(stripMR, 1),
 	kernel.OpPackStripsStep: packRow(stripMR, 2, 3, 8),

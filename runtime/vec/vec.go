@@ -367,6 +367,31 @@ func (s *Spread) Run(dst, tile, add []float32, rows, n, ld int) {
 	s.t.call(op, &a)
 }
 
+// WeaveBlocks is the largest number of blocks that Weave takes.
+const WeaveBlocks = 4
+
+// Weave deals out tiles [block][rows][n] of 2 or 4 blocks, step entries apart, in turn: row
+// by row the first entry of each block, then the second of each. Rows of dst are ld entries
+// apart; where add is not nil, each is added to what add, laid out as dst, holds in its
+// place. The lines of as many rows of next are asked for. n is a whole number of 16.
+func (t *Table) Weave(dst, tiles, add, next []float32, blocks, rows, n, step, ld int) {
+	_, _ = dst[(rows-1)*ld+n*blocks-1], tiles[(blocks-1)*step+rows*n-1]
+	op, opAdd := kernel.OpWeave2, kernel.OpWeave2Add
+	if blocks == WeaveBlocks {
+		op, opAdd = kernel.OpWeave4, kernel.OpWeave4Add
+	}
+	if n%16 != 0 || blocks != 2 && blocks != WeaveBlocks {
+		panic(fmt.Sprintf("vec: %d blocks of %d entries to weave, want 2 or %d of whole sixteens", blocks, n, WeaveBlocks))
+	}
+	a := kernel.VecArgs{N: n, Rows: rows, Stride: 4 * ld, Step: 4 * step}
+	a.P[0], a.P[1], a.P[3] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&tiles[0]), unsafe.Pointer(unsafe.SliceData(next))
+	if add != nil {
+		_ = add[(rows-1)*ld+n*blocks-1]
+		a.P[2], op = unsafe.Pointer(&add[0]), opAdd
+	}
+	t.call(op, &a)
+}
+
 // Runs moves runs of neighbouring entries of rows to other places.
 type Runs struct {
 	t     *Table

@@ -233,7 +233,7 @@ var notSizes = map[string]string{
 	"lineBytes": "a unit of prefetching", "readUnit": "of a measurement", "maxSpins": "time", "YieldCalls": "time",
 	"Eps": "not a size", "gain": "not a size", "smallest": "not a size", "roundedRow": "room for a row", "LeftHead": "a place", "MinQuant": "a choice of formats, which tests of whole networks meet on both sides", "MaxKCIntegers": "a limit: what is deeper is refused", "LeftGroupBytes": "a size of a group", "Ignored": "a mark", "dropEmbedding": "a place of draws",
 	"crossoverRounds": "of a measurement", "crossoverMost": "of a measurement", "crossoverTime": "of a measurement",
-	"scratchTile": "room for the largest tile", "stripGap": "a distance in memory", "gathered": "a piece of what is copied", "pairsAtOnce": "a piece of what is packed",
+	"scratchTile": "room for the largest tile", "stripGap": "a distance in memory", "WeaveBlocks": "one of two numbers of operands", "gathered": "a piece of what is copied", "pairsAtOnce": "a piece of what is packed",
 	"Accumulate": "a flag", "MaxMR": "room for the largest tile", "MaxAcross": "room for the largest tile", "maxStride": "the largest immediate", "ABI": "a version", "EntryBytes": "of a type", "AheadK": "a unit of prefetching", "noOp": "a mark",
 }
 

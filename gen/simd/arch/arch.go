@@ -57,6 +57,10 @@ type File interface {
 	Narrow(vs []reg.VecVirtual, m operand.Mem)
 	// Spread stores the next entries of a row with a distance between neighbours.
 	Spread(s Spread)
+	// Weaver makes ready to deal out the entries of n vectors in turn, n being 2 or 4: the
+	// first of each, then the second of each, and so on, n vectors again. Those given are
+	// destroyed.
+	Weaver(n int) func(vs []reg.VecVirtual) []reg.VecVirtual
 }
 
 // Mask is a set of lanes: a mask register, or the sign bits of a vector.
@@ -78,11 +82,11 @@ type Spread struct {
 }
 
 // New is the register file of an instruction set, which emits into c. label makes
-// names that are unique there.
-func New(isa kernel.ISA, c *build.Context, label func(string) string) File {
+// names that are unique there, and vector is where a vector of such lanes lies.
+func New(isa kernel.ISA, c *build.Context, label func(string) string, vector func(lanes []uint32) operand.Mem) File {
 	switch isa {
 	case kernel.AVX512:
-		return &zmm{c, label}
+		return &zmm{c, label, vector}
 	case kernel.AVX2:
 		return &ymm{Context: c}
 	}

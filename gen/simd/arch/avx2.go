@@ -118,3 +118,28 @@ func (y *ymm) Narrow(vs []reg.VecVirtual, m operand.Mem) {
 	y.VMOVDQU(low, m)
 	y.VMOVDQU(x, m.Offset(y.Bytes()/2))
 }
+
+// Weaver deals out within halves, single lanes and then pairs, and puts halves together.
+func (y *ymm) Weaver(n int) func(vs []reg.VecVirtual) []reg.VecVirtual {
+	pair := func(unpack func(...operand.Op), a, b reg.VecVirtual) reg.VecVirtual {
+		v := y.Vec()
+		unpack(b, a, v)
+		return v
+	}
+	halves := func(which uint8, a, b reg.VecVirtual) reg.VecVirtual {
+		v := y.Vec()
+		y.VPERM2F128(operand.U8(which), b, a, v)
+		return v
+	}
+	const lower, upper = 0x20, 0x31
+	return func(vs []reg.VecVirtual) []reg.VecVirtual {
+		ab0, ab1 := pair(y.VUNPCKLPS, vs[0], vs[1]), pair(y.VUNPCKHPS, vs[0], vs[1])
+		if n == 2 {
+			return []reg.VecVirtual{halves(lower, ab0, ab1), halves(upper, ab0, ab1)}
+		}
+		cd0, cd1 := pair(y.VUNPCKLPS, vs[2], vs[3]), pair(y.VUNPCKHPS, vs[2], vs[3])
+		q0, q1 := pair(y.VUNPCKLPD, ab0, cd0), pair(y.VUNPCKHPD, ab0, cd0)
+		q2, q3 := pair(y.VUNPCKLPD, ab1, cd1), pair(y.VUNPCKHPD, ab1, cd1)
+		return []reg.VecVirtual{halves(lower, q0, q1), halves(lower, q2, q3), halves(upper, q0, q1), halves(upper, q2, q3)}
+	}
+}

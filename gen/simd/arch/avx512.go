@@ -10,7 +10,8 @@ import (
 // zmm are the 32 registers of 512 bits, with lanes masked by registers of their own.
 type zmm struct {
 	*build.Context
-	label func(string) string
+	label  func(string) string
+	vector func(lanes []uint32) operand.Mem
 }
 
 func (*zmm) Lanes() int            { return 16 }
@@ -102,5 +103,40 @@ func (z *zmm) Spread(s Spread) {
 func (z *zmm) Narrow(vs []reg.VecVirtual, m operand.Mem) {
 	for i, v := range vs {
 		z.VPMOVDB(v, m.Offset(i*z.Lanes()))
+	}
+}
+
+// Weaver has one permutation of two vectors for each half of what comes out, first of single
+// lanes, then of pairs.
+func (z *zmm) Weaver(n int) func(vs []reg.VecVirtual) []reg.VecVirtual {
+	var by [2][2]reg.VecVirtual // group of 1 or 2 lanes, half
+	for g := 1; g < n; g *= 2 {
+		for half := range 2 {
+			lanes := make([]uint32, z.Lanes())
+			for i := range lanes {
+				from := half*z.Lanes()/2 + i/(2*g)*g + i%g
+				lanes[i] = uint32(i/g%2*z.Lanes() + from)
+			}
+			by[g/2][half] = z.Vec()
+			z.VMOVUPS(z.vector(lanes), by[g/2][half])
+		}
+	}
+	// pair deals out groups of x and y in turn.
+	pair := func(g int, x, y reg.VecVirtual) (low, high reg.VecVirtual) {
+		high = z.Vec()
+		z.VMOVAPS(x, high)
+		z.VPERMT2PS(y, by[g/2][0], x)
+		z.VPERMT2PS(y, by[g/2][1], high)
+		return x, high
+	}
+	return func(vs []reg.VecVirtual) []reg.VecVirtual {
+		ab0, ab1 := pair(1, vs[0], vs[1])
+		if n == 2 {
+			return []reg.VecVirtual{ab0, ab1}
+		}
+		cd0, cd1 := pair(1, vs[2], vs[3])
+		q0, q1 := pair(2, ab0, cd0)
+		q2, q3 := pair(2, ab1, cd1)
+		return []reg.VecVirtual{q0, q1, q2, q3}
 	}
 }
