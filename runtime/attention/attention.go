@@ -5,7 +5,6 @@ package attention
 import (
 	"fmt"
 	"math"
-	"slices"
 	"time"
 	"unsafe"
 
@@ -217,6 +216,10 @@ func (a *Attention) valuesFrom(values []float32, lo, hi int) []float32 {
 
 // panels packs n rows of head dim entries into [cols/32][n][32].
 func (a *Attention) panels(dst, x []float32, stride, n int) {
+	if a.cols == a.HeadDim {
+		a.vec.PackPanels(dst, x, n, a.cols/kernel.Panel, stride)
+		return
+	}
 	for i := range n {
 		row := x[i*stride:][:a.HeadDim]
 		for c := 0; c < a.HeadDim; c += kernel.Panel {
@@ -233,12 +236,8 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 	out := s.out[:rows*a.cols]
 	a.average(s, c, out, q, qStride, pos, rows, false)
 	// The products give keys that a row does not see the weight 0, which makes NaN of
-	// values that are not finite. The first row sees the fewest of the later keys, with
-	// a window the last one of the earlier: if any row met one, one of them did.
-	nan := func(row int) bool {
-		return slices.ContainsFunc(out[row*a.cols:][:a.HeadDim], func(x float32) bool { return x != x })
-	}
-	if nan(0) && (rows > 1 || a.Window > 0) || a.Window > 0 && nan(rows-1) {
+	// values that are not finite.
+	if (rows > 1 || a.Window > 0) && a.anyNaN(out, rows) {
 		a.average(s, c, out, q, qStride, pos, rows, true)
 	}
 	s.Elementwise(func() {
@@ -251,6 +250,15 @@ func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride
 			}
 		}
 	})
+}
+
+// anyNaN reports whether there may be a NaN in the rows: their sum is one.
+func (a *Attention) anyNaN(out []float32, rows int) bool {
+	sum := float32(0)
+	for i := range rows {
+		sum += a.vec.Sum(out[i*a.cols:][:a.HeadDim])
+	}
+	return sum != sum
 }
 
 // average leaves the rows' sums of values, weighted by the exponentials of their
@@ -270,7 +278,7 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 	}
 	for k0 := first; k0 < pos+rows; k0 += keyBlock {
 		keys := min(keyBlock, pos+rows-k0)
-		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys)
+		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys, pos-k0)
 		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys, k0 > first) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
@@ -281,7 +289,8 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 			args.Flags = kernel.Accumulate
 		}
 		if !apart {
-			a.mul.Run(&s.Scratch, args, rows, keys, a.cols/kernel.Panel)
+			panels := a.cols / kernel.Panel
+			a.mul.RunNeeded(&s.Scratch, args, rows, panels, func(r, n int) mul.Need { return mul.Need{Depth: min(keys, pos+r+n-k0), Panels: panels} })
 			continue
 		}
 		for i := range rows {
@@ -320,13 +329,15 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 }
 
 // scores computes rows x keys products with the transposed panels kt into
-// dst, keyBlock entries a row.
-func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys int) {
-	a.mul.Run(&s.Scratch, kernel.Args{
+// dst, keyBlock entries a row. Row i, which sees the first own+i+1 keys, needs no more.
+func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys, own int) {
+	a.mul.RunNeeded(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
 		B: unsafe.Pointer(&kt[0]), PanelStep: a.keyPanel(),
 		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
-	}, rows, a.HeadDim, (keys+kernel.Panel-1)/kernel.Panel)
+	}, rows, mul.CeilDiv(keys, kernel.Panel), func(r, n int) mul.Need {
+		return mul.Need{Depth: a.HeadDim, Panels: mul.CeilDiv(max(0, min(keys, own+r+n)), kernel.Panel)}
+	})
 }
 
 // attnScratch is what one worker needs for attention.
@@ -593,8 +604,8 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	rows := min(queryBlock, seq-q0)
 	keys := min(keyBlock, q0+rows-k0)
 	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
-	a.scores(s, a.keys(g.kv, k0), s.p, q, g.width, rows, keys)
-	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys)
+	a.scores(s, a.keys(g.kv, k0), s.p, q, g.width, rows, keys, q0-k0)
+	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys, q0-k0)
 	s.Elementwise(func() {
 		for i := range rows {
 			lo, hi := a.seen(q0+i, k0, keys)
@@ -611,12 +622,13 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 		}
 	})
 	// dQ: the first block of keys overwrites.
-	out := s.out[:rows*a.cols]
-	a.mul.Run(&s.Scratch, kernel.Args{
+	out, panels := s.out[:rows*a.cols], a.cols/kernel.Panel
+	clear(out[:a.cols*min(rows, max(0, k0-q0))]) // rows that see none of the keys
+	a.mul.RunNeeded(&s.Scratch, kernel.Args{
 		A: unsafe.Pointer(&s.dp[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 		B: unsafe.Pointer(&a.values(g.opposite, k0)[0]), PanelStep: a.valuePanel(),
 		C: unsafe.Pointer(&out[0]), LDC: kernel.EntryBytes * a.cols,
-	}, rows, keys, a.cols/kernel.Panel)
+	}, rows, panels, func(r, n int) mul.Need { return mul.Need{Depth: min(keys, q0+r+n-k0), Panels: panels} })
 	for i := range rows {
 		dst, src := g.dq[(q0+i)*g.width:][:a.HeadDim], out[i*a.cols:][:a.HeadDim]
 		if k0 == a.firstBlock(q0) {
@@ -630,28 +642,28 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	a.panels(s.qPanels, q, g.width, rows)
 	a.panels(s.doPanels, do, g.out, rows)
 	seen := min(keys, max(0, q0-k0))
-	a.keyGradient(s, g, k0, 0, seen, rows, kernel.Accumulate)
-	a.keyGradient(s, g, k0, seen, keys, rows, 0)
+	a.keyGradient(s, g, k0, 0, seen, rows, k0-q0, kernel.Accumulate)
+	a.keyGradient(s, g, k0, seen, keys, rows, k0+seen-q0, 0)
 }
 
 // keyGradient adds dS^T Q and P^T dO for keys [k0+lo, k0+hi), or stores them
-// where flags is 0.
-func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows int, flags kernel.Flags) {
+// where flags is 0. The first of them is key own of the block's rows, which sees it first.
+func (a *Attention) keyGradient(s *attnScratch, g headGradient, k0, lo, hi, rows, own int, flags kernel.Flags) {
 	if lo >= hi {
 		return
 	}
-	ld := 2 * a.cols
+	ld, panels := 2*a.cols, a.cols/kernel.Panel
 	for j, left := range [2][]float32{s.dp, s.p} {
 		right := s.qPanels
 		if j == 1 {
 			right = s.doPanels
 		}
-		a.mul.Run(&s.Scratch, kernel.Args{
+		a.mul.RunNeeded(&s.Scratch, kernel.Args{
 			A: unsafe.Pointer(&left[lo]), LDA: kernel.EntryBytes, KStep: kernel.EntryBytes * keyBlock,
 			B: unsafe.Pointer(&right[0]), PanelStep: kernel.EntryBytes * kernel.Panel * rows,
 			C: unsafe.Pointer(&g.dkv[(k0+lo)*ld+j*a.cols]), LDC: kernel.EntryBytes * ld,
 			Flags: flags,
-		}, hi-lo, rows, a.cols/kernel.Panel)
+		}, hi-lo, panels, func(r, _ int) mul.Need { return mul.Need{From: max(0, own+r), Depth: rows, Panels: panels} })
 	}
 }
 

@@ -203,6 +203,13 @@ func (t *Table) normApply(dx, dy, x, w []float32, mean, rstd, m1, m2 float32) {
 	t.each(kernel.OpNormApply, a, dx, dy, x, w)
 }
 
+// Sum is the sum of x.
+func (t *Table) Sum(x []float32) float32 {
+	var a kernel.VecArgs
+	sum, _ := t.reduce(kernel.OpSum, &a, x)
+	return sum
+}
+
 // Max is the largest entry of x, -Inf where it has none; NaN counts for nothing.
 func (t *Table) Max(x []float32) float32 {
 	m := float32(math.Inf(-1))
