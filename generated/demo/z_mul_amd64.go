@@ -34,6 +34,9 @@ func mul_f32_k128a128c4096_12x32_avx512(a *kernel.Args)
 func mul_f32_k257_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k257_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k257a257c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -58,6 +61,9 @@ func mul_f32_k32a32c384_12x32_swiglu_avx512(a *kernel.Args)
 func mul_f32_k384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384a384c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -70,6 +76,9 @@ func mul_f32_k384a384c32_12x32_avx512(a *kernel.Args)
 func mul_f32_k676_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k676_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k676a4096c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -79,6 +88,9 @@ func mul_f32_k676a4096c128_6x64_avx512(a *kernel.Args)
 func mul_f32_k684_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k684_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k684a4096c128_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -86,6 +98,9 @@ func mul_f32_k684a4096c128_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768s2x384_1x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768s2x384a768c128_12x32_avx512(a *kernel.Args)

@@ -61,6 +61,9 @@ func mul_f32_k256_1x32_avx512(a *kernel.Args)
 func mul_f32_k256_1x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k256_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k256a256c3072_12x32_gelu_avx512(a *kernel.Args)
 
 //go:noescape
@@ -83,6 +86,12 @@ func mul_f32_k384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384_1x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384_1x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k384_1x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k384a384c3072_12x32_avx512(a *kernel.Args)
@@ -130,6 +139,9 @@ func mul_f32_k384a768c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k384s2x384_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384s2x384_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384s2x384a768c3072_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -145,6 +157,9 @@ func mul_f32_k384s2x384a768c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k384t2_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k384t2_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k384t2a768c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -155,6 +170,12 @@ func mul_f32_k512_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k512_1x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k512_1x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k512_1x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k512a512c3072_12x32_gelu_avx512(a *kernel.Args)
@@ -172,6 +193,9 @@ func mul_f32_k512a512c768_6x64_avx512(a *kernel.Args)
 func mul_f32_k676_1x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_f32_k676_1x64_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_f32_k676a32000c768_12x32_avx512(a *kernel.Args)
 
 //go:noescape
@@ -179,6 +203,9 @@ func mul_f32_k676a32000c768_6x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k764_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k764_1x64_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k764a32000c768_12x32_avx512(a *kernel.Args)
@@ -191,6 +218,12 @@ func mul_f32_k768_1x32_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768_1x32_gelu_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768_1x64_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_f32_k768_1x64_gelu_avx512(a *kernel.Args)
 
 //go:noescape
 func mul_f32_k768a2304c768_12x32_avx512(a *kernel.Args)

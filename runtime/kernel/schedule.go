@@ -22,8 +22,8 @@ type Schedule struct {
 	AheadColumns int `json:"ahead_columns"`
 	AheadRows    int `json:"ahead_rows"`
 
-	// LoneRows is the number of rows up to which panels run one by one: they wait
-	// for the weights, and one stream of them comes faster than two.
+	// LoneRows is the number of rows up to which panels run one by one, where one stream of
+	// the weights that they wait for comes faster than two.
 	LoneRows int `json:"lone_rows"`
 	// PairTall lets pairs of panels run as one tile where there are more rows than
 	// the tallest tile over one panel has.

@@ -166,7 +166,7 @@ func Kernels(t kernel.Target, p plan.Product) []kernel.Row {
 
 // Shaped lists the specialised kernels that may exist for tiles of one width over
 // the i-th block of k of a product, whose segments are relative: the main tile, and
-// that of one row, which runs pairs panel by panel.
+// that of one row, which runs pairs panel by panel where a target has it so.
 func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w kernel.Width) (ks []kernel.Row) {
 	if p.Lanes > 0 || t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 		return nil
@@ -175,7 +175,7 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 		return nil
 	}
 	one := w
-	if w == kernel.Pair {
+	if w == kernel.Pair && t.LoneRows > 0 {
 		one = kernel.Full
 	}
 	for _, k := range []kernel.Row{row(t, p.Format, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, p.Format, 1, one, p.BlockEpilogue(i), false)} {

@@ -40,7 +40,6 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("Across", plan.AxisRows, t.Across.Depth, "a chain of a gradient across blocks in two goes"),
 		at("ChunkBytes", plan.AxisBetween, t.ChunkBytes/(kernel.EntryBytes*t.MaxRowChunk), "smaller chunks of rows"),
 
-		at("LoneRows", plan.AxisRows, t.LoneRows, "pairs of panels, and prefetching"),
 		at("Int8Rows", plan.AxisRows, t.Int8Rows, "two tiles of int8"),
 		at("Int4Rows", plan.AxisRows, t.Int4Rows, "two tiles of int4"),
 		at("FewRows", plan.AxisRows, t.FewRows, "groups of panels that half of the L2 cache holds"),
@@ -70,6 +69,9 @@ func Thresholds(t kernel.Target, threads int) []plan.Threshold {
 		at("HeadRows", plan.AxisTokens, kernel.HeadRows, "logits in two goes"),
 		at("HeadRowsStep", plan.AxisTokens, plan.HeadRowsStep, "two units of the loss"),
 		at("EmbedColumns", plan.AxisWidth, plan.EmbedColumns, "two units of the embedding's gradient"),
+	}
+	if t.LoneRows > 0 {
+		ts = append(ts, at("LoneRows", plan.AxisRows, t.LoneRows, "pairs of panels, and prefetching"))
 	}
 	if t.Tiles[kernel.Pair].Max > 0 {
 		ts = append(ts, at("shallow panels", plan.AxisDepth, t.ShallowBytes/f32.PanelBytes(kernel.Panel, 1), "pairs of panels"))
