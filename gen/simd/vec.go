@@ -372,6 +372,7 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpSumStrips:      func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyRun, true) },
 	kernel.OpSumStripsStep:  func(e *asm) { e.pack(e.vecRow.StripRows, (*asm).copyStepped, true) },
 	kernel.OpCopyRuns:       func(e *asm) { e.copyRuns() },
+	kernel.OpTranspose:      func(e *asm) { e.transpose() },
 	kernel.OpBF16:           func(e *asm) { e.bf16() },
 	kernel.OpBF16Pairs:      func(e *asm) { e.bf16Pairs() },
 	kernel.OpRoundBF16:      func(e *asm) { e.roundedBF16() },
@@ -591,4 +592,56 @@ func (e *asm) weave(n int, add bool) {
 	}
 	e.DECQ(rows)
 	e.JNZ(e.jump(row))
+}
+
+// transpose turns squares of as many rows as a vector has lanes: by one weaving of every
+// n-th row and another one of what comes out, four and n vectors at a time.
+func (e *asm) transpose() {
+	const four = 4
+	n := e.Lanes() / four
+	first, second := e.Weaver(four), e.Weaver(n)
+	dst, src, rows := e.load(vecP(0)), e.load(vecP(1)), e.load(vecRows)
+	ld, ld3, step := e.load(vecStride), e.GP64(), e.load(vecStep)
+	e.LEAQ(indexed(ld, ld, 2, 0), ld3)
+	band, square := e.label("band"), e.label("square")
+	e.Label(band)
+	from, to, left := e.GP64(), e.GP64(), e.load(vecN)
+	e.MOVQ(src, from)
+	e.MOVQ(dst, to)
+	e.Label(square)
+	in, p := e.vecs(e.Lanes()), e.GP64()
+	e.MOVQ(from, p)
+	for i := 0; i < len(in); i += four {
+		for j, m := range []operand.Mem{mem(p, 0), indexed(p, ld, 1, 0), indexed(p, ld, 2, 0), indexed(p, ld3, 1, 0)} {
+			e.VMOVUPS(m, in[i+j])
+		}
+		e.LEAQ(indexed(p, ld, 4, 0), p)
+	}
+	var woven [][]reg.VecVirtual // every n-th row from row b on
+	for b := range n {
+		var every []reg.VecVirtual
+		for i := range four {
+			every = append(every, in[b+n*i])
+		}
+		woven = append(woven, first(every))
+	}
+	for c := range four {
+		var parts []reg.VecVirtual
+		for b := range n {
+			parts = append(parts, woven[b][c])
+		}
+		for _, v := range second(parts) {
+			e.VMOVUPS(v, mem(to, 0))
+			e.ADDQ(step, to)
+		}
+	}
+	e.ADDQ(operand.U32(uint32(e.Bytes())), from)
+	e.SUBQ(operand.U32(uint32(e.Lanes())), left)
+	e.JNZ(e.jump(square))
+	for range e.Lanes() / four {
+		e.LEAQ(indexed(src, ld, 4, 0), src)
+	}
+	e.ADDQ(operand.U32(uint32(e.Bytes())), dst)
+	e.SUBQ(operand.U32(uint32(e.Lanes())), rows)
+	e.JNZ(e.jump(band))
 }

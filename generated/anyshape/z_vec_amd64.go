@@ -103,6 +103,9 @@ func vec_f32_sumstripsstep_avx512(a *kernel.VecArgs)
 func vec_f32_copyruns_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_transpose_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_bf16_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -218,6 +221,9 @@ func vec_f32_sumstripsstep_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_copyruns_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_transpose_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_bf16_avx2(a *kernel.VecArgs)

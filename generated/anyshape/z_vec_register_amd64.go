@@ -21,7 +21,7 @@ var (
 	_ [96]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
 	_ [136]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
 	_ [144]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
-	_ [39]struct{}  = [kernel.NumVecOps]struct{}{}
+	_ [40]struct{}  = [kernel.NumVecOps]struct{}{}
 )
 
 func init() {
@@ -58,13 +58,14 @@ func init() {
 		29: vec_f32_sumstrips_avx512,
 		30: vec_f32_sumstripsstep_avx512,
 		31: vec_f32_copyruns_avx512,
-		32: vec_f32_bf16_avx512,
-		33: vec_f32_bf16pairs_avx512,
-		34: vec_f32_roundbf16_avx512,
-		35: vec_f32_largest_avx512,
-		36: vec_f32_quantize_avx512,
-		37: vec_f32_read_avx512,
-		38: vec_f32_peak_avx512,
+		32: vec_f32_transpose_avx512,
+		33: vec_f32_bf16_avx512,
+		34: vec_f32_bf16pairs_avx512,
+		35: vec_f32_roundbf16_avx512,
+		36: vec_f32_largest_avx512,
+		37: vec_f32_quantize_avx512,
+		38: vec_f32_read_avx512,
+		39: vec_f32_peak_avx512,
 	})
 	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -99,12 +100,13 @@ func init() {
 		29: vec_f32_sumstrips_avx2,
 		30: vec_f32_sumstripsstep_avx2,
 		31: vec_f32_copyruns_avx2,
-		32: vec_f32_bf16_avx2,
-		33: vec_f32_bf16pairs_avx2,
-		34: vec_f32_roundbf16_avx2,
-		35: vec_f32_largest_avx2,
-		36: vec_f32_quantize_avx2,
-		37: vec_f32_read_avx2,
-		38: vec_f32_peak_avx2,
+		32: vec_f32_transpose_avx2,
+		33: vec_f32_bf16_avx2,
+		34: vec_f32_bf16pairs_avx2,
+		35: vec_f32_roundbf16_avx2,
+		36: vec_f32_largest_avx2,
+		37: vec_f32_quantize_avx2,
+		38: vec_f32_read_avx2,
+		39: vec_f32_peak_avx2,
 	})
 }

@@ -143,27 +143,27 @@ func (a *Attention) values(c keysValues, k0 int) []float32 {
 // put packs the keys and values of positions [pos, pos+n); k and v point at
 // the first of n rows, stride entries apart.
 func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
-	for i := range n {
+	for i := 0; i < n; {
 		p := pos + i
 		in := p % keyBlock
 		keys, values := a.keys(c, p-in)[in/kernel.Panel*a.keyPanel()/kernel.EntryBytes:], a.values(c, p-in)
 		if a.packs.Weights == kernel.BFloat16 {
 			a.putRounded(keys, values, k[i*stride:][:a.HeadDim], v[i*stride:][:a.HeadDim], in)
+			i++
 			continue
 		}
-		dst := keys[in%kernel.Panel:]
-		for j, x := range k[i*stride:][:a.HeadDim] {
-			dst[j*kernel.Panel] = x
+		some := min(n-i, kernel.Panel-in%kernel.Panel) // of one panel of keys
+		a.vec.Transpose(keys[in%kernel.Panel:], k[i*stride:], some, a.HeadDim, kernel.Panel, stride)
+		whole := a.HeadDim / kernel.Panel
+		if whole > 0 {
+			a.vec.PackPanels(values[in*kernel.Panel:], v[i*stride:], some, whole, keyBlock*kernel.Panel, stride)
 		}
-		dst = values[in*kernel.Panel:]
-		row := v[i*stride:][:a.HeadDim]
-		j := 0
-		for ; j+kernel.Panel <= a.HeadDim; j += kernel.Panel {
-			*(*[kernel.Panel]float32)(dst[j*keyBlock:]) = [kernel.Panel]float32(row[j:])
+		if rest := whole * kernel.Panel; rest < a.HeadDim {
+			for r := range some {
+				copy(values[rest*keyBlock+(in+r)*kernel.Panel:], v[(i+r)*stride:][rest:a.HeadDim])
+			}
 		}
-		if j < a.HeadDim {
-			copy(dst[j*keyBlock:], row[j:])
-		}
+		i += some
 	}
 }
 
@@ -217,7 +217,7 @@ func (a *Attention) valuesFrom(values []float32, lo, hi int) []float32 {
 // panels packs n rows of head dim entries into [cols/32][n][32].
 func (a *Attention) panels(dst, x []float32, stride, n int) {
 	if a.cols == a.HeadDim {
-		a.vec.PackPanels(dst, x, n, a.cols/kernel.Panel, stride)
+		a.vec.PackPanels(dst, x, n, a.cols/kernel.Panel, n*kernel.Panel, stride)
 		return
 	}
 	for i := range n {

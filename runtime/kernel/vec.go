@@ -57,6 +57,7 @@ const (
 	OpSumStrips
 	OpSumStripsStep
 	OpCopyRuns
+	OpTranspose
 	OpBF16
 	OpBF16Pairs
 	OpRoundBF16
@@ -75,7 +76,7 @@ var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpWeave2: "weave2", OpWeave2Add: "weave2add", OpWeave4: "weave4", OpWeave4Add: "weave4add", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
-	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns",
+	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns", OpTranspose: "transpose",
 	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
 }
 

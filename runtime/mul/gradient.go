@@ -447,7 +447,7 @@ func (u *Unit) packRight(s *Scratch, x []float32, rows int) {
 		}
 		dst := right[(p-u.p0)*kernel.Panel*rows:]
 		if n > 0 {
-			u.vec.PackPanels(dst, x[u.block.In[p*kernel.Panel]:], rows, n, u.inWidth)
+			u.vec.PackPanels(dst, x[u.block.In[p*kernel.Panel]:], rows, n, rows*kernel.Panel, u.inWidth)
 			p += n
 			continue
 		}

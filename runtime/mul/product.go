@@ -243,7 +243,7 @@ func (q *Product) PackWeights(panel int, w []float32, f *plan.Factor) {
 			packPairs(vec.On(q.target), dst, w, cols, ks, ldCol, ldK)
 			continue
 		}
-		packPanel(kernel.Floats(dst), w, cols, ks, ldCol, ldK)
+		packPanel(vec.On(q.target), kernel.Floats(dst), w, cols, ks, ldCol, ldK)
 	}
 }
 
@@ -254,7 +254,7 @@ func packPairs(t *vec.Table, dst []byte, w []float32, cols, ks []int, ldCol, ldK
 	out := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), len(dst)/4)
 	for len(ks) > 0 {
 		n := min(len(ks), 2*pairsAtOnce)
-		packPanel(rows[:n*width], w, cols, ks[:n], ldCol, ldK)
+		packPanel(t, rows[:n*width], w, cols, ks[:n], ldCol, ldK)
 		pairs := (n + 1) / 2
 		clear(rows[n*width : 2*pairs*width])
 		t.PairBF16(out, rows[:], rows[width:], pairs, width, 2*width)
@@ -281,7 +281,7 @@ func (q *Product) PackBias(bias []float32, canon []int) {
 
 // packPanel writes dst[k][j] = w[cols[j]*ldCol + ks[k]*ldK], 0 where the column
 // is padding.
-func packPanel(dst, w []float32, cols, ks []int, ldCol, ldK int) {
+func packPanel(t *vec.Table, dst, w []float32, cols, ks []int, ldCol, ldK int) {
 	width := len(cols)
 	if ldCol == 1 && contiguous(cols) {
 		for i, k := range ks {
@@ -289,18 +289,23 @@ func packPanel(dst, w []float32, cols, ks []int, ldCol, ldK int) {
 		}
 		return
 	}
-	for j, c := range cols {
+	line := ldK == 1 && contiguous(ks)
+	for j := 0; j < width; {
+		c, n := cols[j], 1
 		switch {
 		case c < 0:
 			for i := range ks {
 				dst[i*width+j] = 0
 			}
-		case ldK == 1 && contiguous(ks):
-			at := j
-			for _, v := range w[c*ldCol+ks[0]:][:len(ks)] {
-				dst[at] = v
-				at += width
+		case line:
+			step := 1
+			if j+1 < width && cols[j+1] > c {
+				step = cols[j+1] - c
 			}
+			for j+n < width && cols[j+n] == c+n*step {
+				n++
+			}
+			t.Transpose(dst[j:], w[c*ldCol+ks[0]:], n, len(ks), width, step*ldCol)
 		default:
 			at := j
 			for _, k := range ks {
@@ -308,6 +313,7 @@ func packPanel(dst, w []float32, cols, ks []int, ldCol, ldK int) {
 				at += width
 			}
 		}
+		j += n
 	}
 }
 

@@ -231,6 +231,16 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			}
 		}
 	},
+	// The first N entries of Rows rows of P1, Stride bytes apart, transposed: entry i of row r
+	// is entry r of the i-th row of P0, of rows Step bytes apart. N and Rows are multiples
+	// of 16.
+	kernel.OpTranspose: func(a *kernel.VecArgs) {
+		for r := range a.Rows {
+			for i, x := range unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N) {
+				*(*float32)(unsafe.Add(a.P[0], i*a.Step+4*r)) = x
+			}
+		}
+	},
 	// N rounds of R0 floating-point operations each, in no memory.
 	kernel.OpPeak: func(a *kernel.VecArgs) {
 		var s [8]float32

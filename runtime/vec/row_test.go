@@ -403,6 +403,26 @@ var rows = withActivations(map[kernel.VecOp]row{
 	kernel.OpPackStripsStep: packRow(stripMR, 2, 3, 8),
 	kernel.OpSumStrips:      sumRow(1),
 	kernel.OpSumStripsStep:  sumRow(2, 3, 8),
+	kernel.OpTranspose: {
+		operands: "oi",
+		shapes: func(kernel.ISA) (all []shape) {
+			for _, n := range []int{16, 48} {
+				for _, rows := range []int{16, 32} {
+					all = append(all, shape{n: n, rows: rows, stride: n + 3, step: rows + 5})
+				}
+			}
+			return all
+		},
+		places: func(sh shape, operand int) (at []int) {
+			for r := range sh.rows {
+				for i := range sh.n {
+					at = append(at, []int{i*sh.step + r, r*sh.stride + i}[operand])
+				}
+			}
+			return at
+		},
+		want: func(_ shape, x [][]num, _ []num) [][]num { return [][]num{x[1]} },
+	},
 	kernel.OpCopyRuns: {
 		operands: "oi-t",
 		shapes: func(isa kernel.ISA) (all []shape) {

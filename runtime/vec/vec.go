@@ -439,10 +439,37 @@ func (r *Runs) Run(to, from []float32, rows, ldTo, ldFrom int) {
 	r.t.call(kernel.OpCopyRuns, &a)
 }
 
-// PackPanels packs panels of 32 neighbouring columns: dst is [panel][row][32],
-// src the first column of rows that are ld entries apart.
-func (t *Table) PackPanels(dst, src []float32, rows, panels, ld int) {
-	t.pack(t.fns[kernel.OpPackPanels], dst, src, nil, rows, panels, kernel.Panel, 1, ld, rows*kernel.Panel)
+// Transpose puts entry i of row r of src, of rows of n entries that are ldSrc apart, to place
+// r of row i of dst, of rows that are ldDst apart.
+func (t *Table) Transpose(dst, src []float32, rows, n, ldDst, ldSrc int) {
+	if rows == 0 || n == 0 {
+		return
+	}
+	_, _ = dst[(n-1)*ldDst+rows-1], src[(rows-1)*ldSrc+n-1]
+	const square = 16
+	whole, wide := rows/square*square, n/square*square
+	if whole > 0 && wide > 0 {
+		a := kernel.VecArgs{N: wide, Rows: whole, Stride: 4 * ldSrc, Step: 4 * ldDst}
+		a.P[0], a.P[1] = unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])
+		t.call(kernel.OpTranspose, &a)
+	}
+	for r := range rows {
+		from := wide
+		if r >= whole {
+			from = 0
+		}
+		at := from*ldDst + r
+		for _, x := range src[r*ldSrc:][from:n] {
+			dst[at] = x
+			at += ldDst
+		}
+	}
+}
+
+// PackPanels packs panels of 32 neighbouring columns: dst has a panel [row][32] every ldDst
+// entries, src is the first column of rows that are ld entries apart.
+func (t *Table) PackPanels(dst, src []float32, rows, panels, ldDst, ld int) {
+	t.pack(t.fns[kernel.OpPackPanels], dst, src, nil, rows, panels, kernel.Panel, 1, ld, ldDst)
 }
 
 // PackStrips packs strips of mr columns that are step entries apart: dst has a strip

@@ -399,10 +399,8 @@ func testPack(tab *Table, o operands) {
 					group := rows*c.width + gap
 					dst, sums := o.poisoned(groups*group-gap), make([]float32, groups*c.width)
 					switch {
-					case c.width == kernel.Panel && gap > 0:
-						continue
 					case c.width == kernel.Panel:
-						tab.PackPanels(dst, src, rows, groups, ld)
+						tab.PackPanels(dst, src, rows, groups, group, ld)
 					case gap == 0:
 						tab.PackStrips(dst, src, nil, rows, groups, c.width, c.step, group, ld)
 					default:
@@ -417,7 +415,7 @@ func testPack(tab *Table, o operands) {
 						}
 						want[g*c.width+j] += x
 					}
-					if gap > 0 && !slices.Equal(sums, want) {
+					if gap > 0 && c.width != kernel.Panel && !slices.Equal(sums, want) {
 						o.t.Fatalf("pack %d x %d rows of %d, step %d: sums %v, want %v", groups, rows, c.width, c.step, sums, want)
 					}
 				}

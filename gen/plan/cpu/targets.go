@@ -27,7 +27,7 @@ func Targets() []kernel.Target {
 	full.PairTall = false
 	full.MaxRowChunk *= 2
 	full.ChunkBytes *= 2
-	full.LoneRows = 0 // two streams of weights come faster than one
+	full.LoneRows = 0    // two streams of weights come faster than one
 	full.LeftStrips = 32 // long stretches of dY's rows, which lie far apart
 
 	// 6x16 keeps 12 accumulators in 16 registers; a 32-wide panel is swept in
