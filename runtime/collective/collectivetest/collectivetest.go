@@ -9,9 +9,7 @@ import (
 	"slices"
 
 	"github.com/structuredffn/sffn/runtime/collective"
-	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/memory"
-	"github.com/structuredffn/sffn/runtime/vec"
 )
 
 // value is what rank `from` sends to rank `to` as entry i.
@@ -110,51 +108,4 @@ func Small(ctx context.Context, g collective.Group) error {
 		}
 	}
 	return nil
-}
-
-// Entry is what rank q has as entry i of a sum: of 16 magnitudes, so that another
-// order has other bits.
-func Entry(q, i int) float32 {
-	x := uint32(i*31+q+1) * 2654435761
-	return float32(x>>8) / float32(int(1)<<(x&15))
-}
-
-// ReduceScatter sums over all ranks and looks at every bit of its part.
-func ReduceScatter(ctx context.Context, g collective.Group, arena *memory.Arena, each int) error {
-	me, n := g.Rank(), g.Size()
-	b := bounds(n, each, 0)
-	data := arena.Floats(b[n])
-	for i := range data {
-		data[i] = Entry(me, i)
-	}
-	room := arena.Floats((n - 1) * (b[me+1] - b[me]))
-	if err := collective.ReduceScatter(ctx, g, vec.For(kernel.Available()[0]), data, b, room); err != nil {
-		return err
-	}
-	column := make([]float32, n)
-	for i, got := range data {
-		want := Entry(me, i)
-		if i >= b[me] && i < b[me+1] {
-			for q := range column {
-				column[q] = Entry(q, i)
-			}
-			want = Tree(column)
-		}
-		if got != want {
-			return fmt.Errorf("reduce-scatter of %d: entry %d is %v, want %v", each, i, got, want)
-		}
-	}
-	return nil
-}
-
-// Tree is the sum as the comment of collective.Sum says it.
-func Tree(x []float32) float32 {
-	if len(x) == 1 {
-		return x[0]
-	}
-	half := 1
-	for 2*half < len(x) {
-		half *= 2
-	}
-	return Tree(x[:half]) + Tree(x[half:])
 }

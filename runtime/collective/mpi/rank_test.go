@@ -39,9 +39,6 @@ var parts = map[string]func(ctx context.Context, g *Group) error{
 			if err := collectivetest.Moves(ctx, g, &arena, each); err != nil {
 				return err
 			}
-			if err := collectivetest.ReduceScatter(ctx, g, &arena, each); err != nil {
-				return err
-			}
 		}
 		messageBytes = 10_000 // from now on all that is larger goes in pieces
 		for _, each := range []int{3, 2500, 20_001} {
