@@ -284,6 +284,10 @@ func (q *Product) PackBias(bias []float32, canon []int) {
 func packPanel(t *vec.Table, dst, w []float32, cols, ks []int, ldCol, ldK int) {
 	width := len(cols)
 	if ldCol == 1 && contiguous(cols) {
+		if step := plan.Step(ks); width == kernel.Panel && step > 0 {
+			t.PackPanels(dst, w[cols[0]+ks[0]*ldK:], len(ks), 1, 0, step*ldK)
+			return
+		}
 		for i, k := range ks {
 			copy(dst[i*width:(i+1)*width], w[cols[0]+k*ldK:])
 		}
