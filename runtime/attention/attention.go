@@ -229,19 +229,33 @@ func (a *Attention) panels(dst, x []float32, stride, n int) {
 	}
 }
 
-// attend computes rows of one query head: row i, at position pos+i, sees the
-// keys of its window, up to its own. q and o point at the first row; sums, where not nil,
+// queries are rows of queries: row i, at position pos+i*next, sees the keys of its window,
+// up to its own. They follow each other in one head (next is 1), or are the heads of a
+// group at one position (0).
+type queries struct {
+	q               []float32 // the first row
+	stride          int       // entries from one row to the next
+	pos, rows, next int
+}
+
+// at is the position of row i.
+func (q queries) at(i int) int { return q.pos + i*q.next }
+
+// end is the position behind that of row i.
+func (q queries) end(i int) int { return q.at(i) + 1 }
+
+// attend computes the outputs of queries; o points at the first row's. sums, where not nil,
 // receives each row's pair of Forward.
-func (a *Attention) attend(s *attnScratch, c keysValues, o, q []float32, oStride, qStride, pos, rows int, sums []float32) {
-	out := s.out[:rows*a.cols]
-	a.average(s, c, out, q, qStride, pos, rows, false)
+func (a *Attention) attend(s *attnScratch, c keysValues, o []float32, oStride int, q queries, sums []float32) {
+	out := s.out[:q.rows*a.cols]
+	a.average(s, c, out, q, false)
 	// The products give keys that a row does not see the weight 0, which makes NaN of
 	// values that are not finite.
-	if (rows > 1 || a.Window > 0) && a.anyNaN(out, rows) {
-		a.average(s, c, out, q, qStride, pos, rows, true)
+	if (q.next > 0 && q.rows > 1 || a.Window > 0) && a.anyNaN(out, q.rows) {
+		a.average(s, c, out, q, true)
 	}
 	s.Elementwise(func() {
-		for i := range rows {
+		for i := range q.rows {
 			row := o[i*oStride:][:a.HeadDim]
 			copy(row, out[i*a.cols:])
 			a.vec.Scale(row, 1/s.sum[i])
@@ -265,21 +279,21 @@ func (a *Attention) anyNaN(out []float32, rows int) bool {
 // scores, in out, and the largest scores and sums of exponentials in s. Where
 // apart, each row's products are its own: they read no values of keys that the row
 // does not see.
-func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStride, pos, rows int, apart bool) {
-	for i := range rows {
+func (a *Attention) average(s *attnScratch, c keysValues, out []float32, q queries, apart bool) {
+	for i := range q.rows {
 		// Not -Inf: the difference of two would be NaN.
 		s.max[i], s.sum[i] = -math.MaxFloat32, 0
 	}
-	first := a.firstBlock(pos)
+	first, last := a.firstBlock(q.pos), q.end(q.rows-1)
 	if a.Window > 0 {
 		// Rows differ in the first block that they see. All add to zeros, so that none
 		// depends on where the first row begins.
 		clear(out)
 	}
-	for k0 := first; k0 < pos+rows; k0 += keyBlock {
-		keys := min(keyBlock, pos+rows-k0)
-		a.scores(s, a.keys(c, k0), s.p, q, qStride, rows, keys, pos-k0)
-		s.Elementwise(func() { a.softmaxBlock(s, out, pos, rows, k0, keys, k0 > first) })
+	for k0 := first; k0 < last; k0 += keyBlock {
+		keys := min(keyBlock, last-k0)
+		a.scores(s, a.keys(c, k0), s.p, q, k0, keys)
+		s.Elementwise(func() { a.softmaxBlock(s, out, q, k0, keys, k0 > first) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: a.valuePanel(),
@@ -290,12 +304,12 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 		}
 		if !apart {
 			panels := a.cols / kernel.Panel
-			a.mul.RunNeeded(&s.Scratch, args, rows, panels, func(r, n int) mul.Need { return mul.Need{Depth: min(keys, pos+r+n-k0), Panels: panels} })
+			a.mul.RunNeeded(&s.Scratch, args, q.rows, panels, func(r, n int) mul.Need { return mul.Need{Depth: min(keys, q.end(r+n-1)-k0), Panels: panels} })
 			continue
 		}
-		for i := range rows {
+		for i := range q.rows {
 			// Zeros before what a row sees leave its sums at zero: the bits are the same.
-			if lo, hi := a.seen(pos+i, k0, keys); lo < hi {
+			if lo, hi := a.seen(q.at(i), k0, keys); lo < hi {
 				args.A, args.B = unsafe.Pointer(&s.p[i*keyBlock+lo]), unsafe.Pointer(&a.valuesFrom(a.values(c, k0), lo, hi)[0])
 				args.C = unsafe.Pointer(&out[i*a.cols])
 				a.mul.Run(&s.Scratch, args, 1, hi-lo, a.cols/kernel.Panel)
@@ -309,10 +323,10 @@ func (a *Attention) average(s *attnScratch, c keysValues, out, q []float32, qStr
 // where that one grew. Exponents are differences of scores, times the scale:
 // the largest is exactly 0, however coarse float32 is at the scores' size. later
 // says that there are earlier blocks.
-func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, keys int, later bool) {
-	for i := range rows {
+func (a *Attention) softmaxBlock(s *attnScratch, out []float32, q queries, k0, keys int, later bool) {
+	for i := range q.rows {
 		row := s.p[i*keyBlock:][:keys]
-		lo, hi := a.seen(pos+i, k0, keys)
+		lo, hi := a.seen(q.at(i), k0, keys)
 		if lo < hi {
 			seen := row[lo:hi]
 			m := max(s.max[i], a.vec.Max(seen))
@@ -328,15 +342,15 @@ func (a *Attention) softmaxBlock(s *attnScratch, out []float32, pos, rows, k0, k
 	}
 }
 
-// scores computes rows x keys products with the transposed panels kt into
-// dst, keyBlock entries a row. Row i, which sees the first own+i+1 keys, needs no more.
-func (a *Attention) scores(s *attnScratch, kt, dst, q []float32, stride, rows, keys, own int) {
+// scores computes rows x keys products with the transposed panels kt of keys from k0 on into
+// dst, keyBlock entries a row, as far as the rows need them.
+func (a *Attention) scores(s *attnScratch, kt, dst []float32, q queries, k0, keys int) {
 	a.mul.RunNeeded(&s.Scratch, kernel.Args{
-		A: unsafe.Pointer(&q[0]), LDA: kernel.EntryBytes * stride, KStep: kernel.EntryBytes,
+		A: unsafe.Pointer(&q.q[0]), LDA: kernel.EntryBytes * q.stride, KStep: kernel.EntryBytes,
 		B: unsafe.Pointer(&kt[0]), PanelStep: a.keyPanel(),
 		C: unsafe.Pointer(&dst[0]), LDC: kernel.EntryBytes * keyBlock,
-	}, rows, mul.CeilDiv(keys, kernel.Panel), func(r, n int) mul.Need {
-		return mul.Need{Depth: a.HeadDim, Panels: mul.CeilDiv(max(0, min(keys, own+r+n)), kernel.Panel)}
+	}, q.rows, mul.CeilDiv(keys, kernel.Panel), func(r, n int) mul.Need {
+		return mul.Need{Depth: a.HeadDim, Panels: mul.CeilDiv(max(0, min(keys, q.end(r+n-1)-k0)), kernel.Panel)}
 	})
 }
 
@@ -448,8 +462,8 @@ func (ws *Workspace) forwardStep(worker, i int) {
 	if ws.sums != nil {
 		sums = ws.sums[2*((b*a.QHeads+h)*seq+q0):][:2*rows]
 	}
-	a.attend(&ws.scratch[worker], ws.head(&ws.kv, b*a.KVHeads+h/a.group),
-		ws.o[row*a.QHeads*hd+h*hd:], ws.qkv[row*width+h*hd:], a.QHeads*hd, width, q0, rows, sums)
+	a.attend(&ws.scratch[worker], ws.head(&ws.kv, b*a.KVHeads+h/a.group), ws.o[row*a.QHeads*hd+h*hd:], a.QHeads*hd,
+		queries{ws.qkv[row*width+h*hd:], width, q0, rows, 1}, sums)
 }
 
 // pack packs the keys and values of all sequences and heads.
@@ -604,8 +618,8 @@ func (a *Attention) backwardBlock(s *attnScratch, g headGradient, k0, q0, seq in
 	rows := min(queryBlock, seq-q0)
 	keys := min(keyBlock, q0+rows-k0)
 	q, do := g.q[q0*g.width:], g.do[q0*g.out:]
-	a.scores(s, a.keys(g.kv, k0), s.p, q, g.width, rows, keys, q0-k0)
-	a.scores(s, a.keys(g.opposite, k0), s.dp, do, g.out, rows, keys, q0-k0)
+	a.scores(s, a.keys(g.kv, k0), s.p, queries{q, g.width, q0, rows, 1}, k0, keys)
+	a.scores(s, a.keys(g.opposite, k0), s.dp, queries{do, g.out, q0, rows, 1}, k0, keys)
 	s.Elementwise(func() {
 		for i := range rows {
 			lo, hi := a.seen(q0+i, k0, keys)

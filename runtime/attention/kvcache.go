@@ -130,12 +130,19 @@ func (ws *Workspace) extendStep(worker, i int) {
 	kv := ws.cache.kv[sp.Seq*ws.cache.heads+kvh]
 	row := ws.qkv[sp.Row*width:]
 	a.put(kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
+	if sp.Rows == 1 { // the heads of the group read keys and values once
+		for j := 0; j < a.group; j += queryBlock {
+			h := kvh*a.group + j
+			a.attend(&ws.scratch[worker], kv, ws.o[sp.Row*a.QHeads*hd+h*hd:], hd, queries{row[h*hd:], hd, sp.Pos, min(queryBlock, a.group-j), 0}, nil)
+		}
+		return
+	}
 	for j := range a.group {
 		h := kvh*a.group + j
 		for r := 0; r < sp.Rows; r += queryBlock {
 			at := sp.Row + r
-			a.attend(&ws.scratch[worker], kv, ws.o[at*a.QHeads*hd+h*hd:], ws.qkv[at*width+h*hd:],
-				a.QHeads*hd, width, sp.Pos+r, min(queryBlock, sp.Rows-r), nil)
+			a.attend(&ws.scratch[worker], kv, ws.o[at*a.QHeads*hd+h*hd:], a.QHeads*hd,
+				queries{ws.qkv[at*width+h*hd:], width, sp.Pos + r, min(queryBlock, sp.Rows-r), 1}, nil)
 		}
 	}
 }
