@@ -391,7 +391,7 @@ func BenchmarkAcross(b *testing.B) {
 							pass.run()
 						}
 						rate := float64(b.N) * 2 * float64(m*len(g)) / b.Elapsed().Seconds()
-						b.ReportMetric(100*rate/Peak(opt.Pool, isa), "%peak")
+						b.ReportMetric(100*rate/Peak(opt.Pool, isa, opt.Format), "%peak")
 						b.ReportMetric(rate/1e9, "GFLOP/s")
 					})
 				}

@@ -2,9 +2,11 @@ package runtime
 
 import (
 	"fmt"
-	"github.com/structuredffn/sffn/runtime/contract"
-	"github.com/structuredffn/sffn/runtime/mul"
 	"slices"
+
+	"github.com/structuredffn/sffn/runtime/contract"
+	"github.com/structuredffn/sffn/runtime/kernel"
+	"github.com/structuredffn/sffn/runtime/mul"
 )
 
 // Factor is one factor of a network, to be run alone: what tests and
@@ -47,6 +49,9 @@ func (f Factor) Widths() (x, y, pre int) {
 	c := f.layer.plan.Factors[f.i]
 	return c.InWidth, c.OutWidth, c.PreWidth
 }
+
+// Format is that of the factor's products.
+func (f Factor) Format() kernel.FormatName { return f.layer.plan.Factors[f.i].Format }
 
 // PackedBytes is the memory that Forward reads weights from.
 func (f Factor) PackedBytes() int {

@@ -8,19 +8,22 @@ import (
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// Peak measures the machine's rate of multiply-adds on the pool's threads, in
-// floating-point operations a second: independent chains in registers. It is
-// what every rate is compared with, and takes about 30 ms.
-func Peak(p *Pool, isa kernel.ISA) float64 {
-	t := vec.For(isa)
+// Peak measures the machine's rate of a format's multiply-adds on the pool's threads, in
+// operations a second, two each: independent chains in registers, of the instructions
+// that the format's products have on an instruction set, or, where the processor lacks
+// them there, on the one below that runs them. It is what every rate is compared with,
+// and takes about 30 ms.
+func Peak(p *Pool, isa kernel.ISA, f kernel.FormatName) float64 {
+	target := kernel.For(isa)
+	t := vec.On(target.For(f))
 	// One thread's rate sets the length of a run.
 	start := time.Now()
-	one := t.Peak(1e6) / time.Since(start).Seconds()
+	one := t.Peak(f, 1e6) / time.Since(start).Seconds()
 	var rates []float64
 	for range 5 {
 		done := make([]float64, p.Threads())
 		start := time.Now()
-		p.Run(p.Threads(), func(_, i int) { done[i] = t.Peak(one * 5e-3) })
+		p.Run(p.Threads(), func(_, i int) { done[i] = t.Peak(f, one*5e-3) })
 		sum := 0.0
 		for _, d := range done {
 			sum += d

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"unsafe"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
 	"github.com/structuredffn/sffn/gen/simd/arch"
+	"github.com/structuredffn/sffn/gen/simd/pass"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -38,7 +40,7 @@ func Vec(pkg string, rows []kernel.VecRow) (map[string][]byte, error) {
 		e := newAsm(isa)
 		e.vecRow = row
 		for op := range kernel.NumVecOps {
-			e.function(row.Name(op), isa.Needs())
+			e.function(row.Name(op), slices.Concat(isa.Needs(), op.Needs(isa)))
 			emit[op](e)
 			e.done()
 		}
@@ -377,23 +379,61 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpBF16Pairs:      func(e *asm) { e.bf16Pairs() },
 	kernel.OpRoundBF16:      func(e *asm) { e.roundedBF16() },
 	kernel.OpRead:           func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
-	kernel.OpPeak: func(e *asm) {
-		// As many chains as hide the latency of two multiply-adds a cycle.
-		acc := e.sums(12)
-		x, n, l := e.Vec(), e.load(vecN), e.label("loop")
-		e.Zero(x)
-		e.Label(l)
-		for range peakUnroll {
-			for _, v := range acc {
-				e.VFMADD231PS(x, x, v)
-			}
+	kernel.OpPeak:           func(e *asm) { e.peak(12, 1, e.fma) },
+	kernel.OpPeakBF16: func(e *asm) {
+		if e.Lanes() == 16 {
+			e.peak(12, 2, func(x, sum reg.VecVirtual) { e.Instruction(pass.VDPBF16PS(x, x, sum)) })
+			return
 		}
-		e.DECQ(n)
-		e.JNZ(e.jump(l))
-		flops := e.GP32()
-		e.MOVL(operand.U32(math.Float32bits(float32(2*e.Lanes()*len(acc)*peakUnroll))), flops)
-		e.MOVL(flops, e.field(vecR(0)))
+		e.peak(12, 1, e.fma) // of what was widened
 	},
+	kernel.OpPeakInt8: func(e *asm) {
+		if e.Lanes() == 16 {
+			e.peak(12, 4, e.dotBytes)
+			return
+		}
+		e.peak(8, 4, func(x, sum reg.VecVirtual) {
+			p := e.Vec()
+			e.VPSIGNB(x, x, p)
+			e.VPMADDUBSW(p, x, p)
+			e.VPMADDWD(x, p, p)
+			e.VPADDD(p, sum, sum)
+		})
+	},
+	kernel.OpPeakInt4: func(e *asm) {
+		if e.Lanes() == 16 {
+			e.peak(12, 4, e.dotBytes)
+			return
+		}
+		e.peak(8, 4, func(x, sum reg.VecVirtual) {
+			p := e.Vec()
+			e.VPMADDUBSW(x, x, p)
+			e.VPADDW(p, sum, sum)
+		})
+	},
+}
+
+func (e *asm) fma(x, sum reg.VecVirtual)      { e.VFMADD231PS(x, x, sum) }
+func (e *asm) dotBytes(x, sum reg.VecVirtual) { e.VPDPBUSD(x, x, sum) }
+
+// peak runs N rounds of multiply-adds in as many chains as hide the latency of two a
+// cycle; each lane of step adds so many products to its sum, in the instructions that
+// products of the format take.
+func (e *asm) peak(chains, products int, step func(x, sum reg.VecVirtual)) {
+	acc := e.sums(chains)
+	x, n, l := e.Vec(), e.load(vecN), e.label("loop")
+	e.Zero(x)
+	e.Label(l)
+	for range peakUnroll {
+		for _, v := range acc {
+			step(x, v)
+		}
+	}
+	e.DECQ(n)
+	e.JNZ(e.jump(l))
+	operations := e.GP32()
+	e.MOVL(operand.U32(math.Float32bits(float32(2*products*e.Lanes()*len(acc)*peakUnroll))), operations)
+	e.MOVL(operations, e.field(vecR(0)))
 }
 
 const peakUnroll = 8

@@ -127,6 +127,15 @@ func vec_f32_read_avx512(a *kernel.VecArgs)
 func vec_f32_peak_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_peakbf16_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peakint8_avx512(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peakint4_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_gelu_avx2(a *kernel.VecArgs)
 
 //go:noescape
@@ -245,3 +254,12 @@ func vec_f32_read_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_peak_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peakbf16_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peakint8_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_peakint4_avx2(a *kernel.VecArgs)

@@ -21,7 +21,7 @@ var (
 	_ [96]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
 	_ [136]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
 	_ [144]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
-	_ [40]struct{}  = [kernel.NumVecOps]struct{}{}
+	_ [43]struct{}  = [kernel.NumVecOps]struct{}{}
 )
 
 func init() {
@@ -66,6 +66,9 @@ func init() {
 		37: vec_f32_quantize_avx512,
 		38: vec_f32_read_avx512,
 		39: vec_f32_peak_avx512,
+		40: vec_f32_peakbf16_avx512,
+		41: vec_f32_peakint8_avx512,
+		42: vec_f32_peakint4_avx512,
 	})
 	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -108,5 +111,8 @@ func init() {
 		37: vec_f32_quantize_avx2,
 		38: vec_f32_read_avx2,
 		39: vec_f32_peak_avx2,
+		40: vec_f32_peakbf16_avx2,
+		41: vec_f32_peakint8_avx2,
+		42: vec_f32_peakint4_avx2,
 	})
 }

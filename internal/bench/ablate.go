@@ -43,7 +43,7 @@ func (b *Bench) Ablate(f spec.FFN, rows int) (Ablation, error) {
 	}
 	defer anyShape.close()
 	ops := []op{
-		{name: "forward", flops: n.flops, time: calls(func(int) { n.Forward(n.y, n.x, nil, rows, nil, n.ws) })},
+		{name: "forward", format: n.format, flops: n.flops, time: calls(func(int) { n.Forward(n.y, n.x, nil, rows, nil, n.ws) })},
 		{time: calls(func(int) { anyShape.Forward(anyShape.y, anyShape.x, nil, rows, nil, anyShape.ws) })},
 		{time: calls(n.byFactor(rows, b.ISA))},
 	}

@@ -1,9 +1,10 @@
 // Package bench times layers, training steps and decoding against what the
-// machine can do at best, its rate of multiply-adds and of reading memory,
-// measured in turn with them.
+// machine can do at best, its rate of their format's multiply-adds and of reading
+// memory, measured in turn with them.
 package bench
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -34,11 +35,13 @@ type Machine struct {
 	ISA kernel.ISA `json:"isa"`
 	// Target is the name of the row of the table of targets that kernels followed.
 	Target string `json:"target"`
-	// Format is that of the products; peaks are those of float32.
+	// Format is that of the products, and of the peaks.
 	Format   kernel.FormatName `json:"format"`
 	Revision string            `json:"revision,omitempty"`
 	Threads  int               `json:"threads"`
-	// PeakGFLOPS is the rate of multiply-adds of each instruction set.
+	// PeakGFLOPS is the rate of the format's multiply-adds of each instruction set that
+	// runs it, 10^9 operations a second, two each; those of integers are no
+	// floating-point operations.
 	PeakGFLOPS map[kernel.ISA]float64 `json:"peak_gflops"`
 	// Read is the rate of reading data that fit each level.
 	Read []Bandwidth `json:"read"`
@@ -83,13 +86,7 @@ func memoryBytes() int { return min(1<<30, max(256<<20, 6*cpuid.CPU.Cache.L3)) }
 
 // Machine measures the machine.
 func (b *Bench) Machine(revision string) Machine {
-	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Target: b.target(), Format: kernel.F32, Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: map[kernel.ISA]float64{}}
-	if b.Format != "" {
-		m.Format = b.Format
-	}
-	for _, isa := range kernel.Available() {
-		m.PeakGFLOPS[isa] = b.median(func() float64 { return rt.Peak(b.Pool, isa) / 1e9 })
-	}
+	m := Machine{CPU: cpuid.CPU.BrandName, ISA: b.ISA, Target: b.target(), Format: cmp.Or(b.Format, kernel.F32), Revision: revision, Threads: b.Pool.Threads(), PeakGFLOPS: b.peaks()}
 	for _, l := range []struct {
 		name string
 		size int
@@ -103,6 +100,17 @@ func (b *Bench) Machine(revision string) Machine {
 		arena.Close()
 	}
 	return m
+}
+
+// peaks are those of the instruction sets that run the format here.
+func (b *Bench) peaks() map[kernel.ISA]float64 {
+	peaks := map[kernel.ISA]float64{}
+	for _, isa := range kernel.Available() {
+		if t := kernel.For(isa); t.For(b.Format).ISA == isa {
+			peaks[isa] = b.median(func() float64 { return rt.Peak(b.Pool, isa, b.Format) / 1e9 })
+		}
+	}
+	return peaks
 }
 
 // target is the name of the target that the layers follow.
@@ -151,10 +159,11 @@ func (s Spread) times(f float64) Spread { return Spread{s.Median * f, s.Low * f,
 type Rate struct {
 	Seconds float64 `json:"seconds"`
 	GFLOPS  float64 `json:"gflops"`
-	// Peak is the multiply-adds' rate and Share the part of it that was
-	// reached.
-	Peak  float64 `json:"peak_gflops"`
-	Share Spread  `json:"share_of_peak"`
+	// Format is that of the products. Peak is the rate of its multiply-adds and Share
+	// the part of it that was reached.
+	Format kernel.FormatName `json:"format"`
+	Peak   float64           `json:"peak_gflops"`
+	Share  Spread            `json:"share_of_peak"`
 	// GBps is the rate at which the bytes that have to be read were, Read the
 	// rate of reading as many from the same place and ReadShare their ratio:
 	// only where that is a bound.
@@ -183,6 +192,8 @@ type op struct {
 	peer, version string
 	// time runs it n times and returns the seconds that each took.
 	time func(n int) (float64, error)
+	// format is that of the products, which f32 is where it is empty.
+	format kernel.FormatName
 	// flops and bytes are what each has to compute and to read.
 	flops, bytes float64
 }
@@ -216,8 +227,8 @@ type sample struct {
 // minTime is the shortest time that one measurement takes.
 const minTime = 20 * time.Millisecond
 
-// measure times operations in turn. read is what the read bandwidth is
-// measured on, nil where reading is no bound.
+// measure times operations in turn, with the peak of the first one's format. read is
+// what the read bandwidth is measured on, nil where reading is no bound.
 func (b *Bench) measure(read []float32, ops ...op) ([]sample, error) {
 	times := make([]int, len(ops))
 	for k, o := range ops {
@@ -233,7 +244,7 @@ func (b *Bench) measure(read []float32, ops ...op) ([]sample, error) {
 	samples := make([]sample, b.Repeats)
 	for i := range samples {
 		s := &samples[i]
-		s.peak = rt.Peak(b.Pool, b.ISA)
+		s.peak = rt.Peak(b.Pool, b.ISA, ops[0].format)
 		if read != nil {
 			s.read = rt.ReadBandwidth(b.Pool, b.ISA, read)
 		}
@@ -267,6 +278,7 @@ func rate(samples []sample, ops []op, k int) Rate {
 	o := ops[k]
 	seconds := func(k int) float64 { return collect(samples, func(s sample) float64 { return s.seconds[k] }).Median }
 	r := Rate{
+		Format:  cmp.Or(o.format, kernel.F32),
 		Seconds: seconds(k),
 		GFLOPS:  o.flops / seconds(k) / 1e9,
 		Peak:    collect(samples, func(s sample) float64 { return s.peak / 1e9 }).Median,

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/klauspost/cpuid/v2"
+
 	"github.com/structuredffn/sffn/gen/spec"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
@@ -151,5 +153,75 @@ func TestDispatch(t *testing.T) {
 	l := newBench(t, 2).Dispatch(50)
 	if l.Count != 50 || l.Threads != 2 || !(l.Low > 0 && l.Low <= l.Median && l.Median <= l.High && l.High <= l.Worst) {
 		t.Errorf("%+v", l)
+	}
+}
+
+// A format's peaks are those of the instruction sets whose kernels run it here.
+func TestPeaks(t *testing.T) {
+	b := newBench(t, 1)
+	check := func(want map[kernel.FormatName][]kernel.ISA) {
+		t.Helper()
+		for _, f := range kernel.Formats() {
+			b.Format = f
+			peaks := b.peaks()
+			isas := want[f]
+			if isas == nil {
+				isas = kernel.Available()
+			}
+			for _, isa := range isas {
+				if !(peaks[isa] > 0) {
+					t.Errorf("%s on %s: %v operations a second", f, isa, peaks[isa])
+				}
+			}
+			if len(peaks) != len(isas) {
+				t.Errorf("%s: peaks %v, want those of %v", f, peaks, isas)
+			}
+		}
+	}
+	lower := map[kernel.FormatName][]kernel.ISA{}
+	for _, name := range kernel.Formats() {
+		f, _ := name.Format()
+		if !kernel.Has(f.Needs[kernel.AVX512]...) {
+			lower[name] = slices.DeleteFunc(kernel.Available(), func(isa kernel.ISA) bool { return isa == kernel.AVX512 })
+		}
+	}
+	check(lower)
+	for _, f := range []cpuid.FeatureID{cpuid.AVX512BF16, cpuid.AVX512VNNI} {
+		if cpuid.CPU.Has(f) {
+			cpuid.CPU.Disable(f)
+			defer cpuid.CPU.Enable(f)
+		}
+	}
+	below := slices.DeleteFunc(kernel.Available(), func(isa kernel.ISA) bool { return isa == kernel.AVX512 })
+	check(map[kernel.FormatName][]kernel.ISA{kernel.BF16: below, kernel.Int8: below, kernel.Int4: below})
+}
+
+// Rates of integers are no floating-point operations; a format is that of each factor.
+func TestUnits(t *testing.T) {
+	for want, formats := range map[string][]kernel.FormatName{"GFLOP/s": {kernel.F32, kernel.BF16}, "GOP/s": {kernel.Int4, kernel.Int8}} {
+		var rates []Rate
+		for _, f := range formats {
+			if unit(f) != want {
+				t.Errorf("%s: %s, want %s", f, unit(f), want)
+			}
+			rates = append(rates, Rate{Format: f})
+		}
+		if got := rateHeads(rates)[0]; got != want {
+			t.Errorf("%v: %s, want %s", formats, got, want)
+		}
+	}
+	if got := rateHeads([]Rate{{Format: kernel.Int4}, {Format: kernel.BF16}})[0]; got != "GFLOP/s" {
+		t.Errorf("integers and floating point: %s", got)
+	}
+	b := newBench(t, 1)
+	b.Format = kernel.Int4
+	rs, err := b.Factors(spec.FFN{Kind: spec.LowRank, Hidden: 96, FFN: 192, Rank: 16, Act: spec.GELU}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rs { // a rank of 16 is too small for integers
+		if r.Format != kernel.BF16 {
+			t.Errorf("%s: %s, want %s", r.Factor, r.Format, kernel.BF16)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/bench/peer"
 	rt "github.com/structuredffn/sffn/runtime"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // Result is the speed of one operation of a network, or of one factor of it.
@@ -30,16 +31,17 @@ const readBound = 64
 // network is a feed-forward network with weights and buffers to run it on.
 type network struct {
 	*rt.FFN
-	w, g  rt.FFNWeights
-	flops float64
-	arena rt.Arena
-	x, y  []float32
-	ws    *rt.Workspace
-	saved *rt.Saved
+	w, g   rt.FFNWeights
+	flops  float64
+	format kernel.FormatName
+	arena  rt.Arena
+	x, y   []float32
+	ws     *rt.Workspace
+	saved  *rt.Saved
 }
 
 func (b *Bench) network(f spec.FFN, rows int, train bool) (*network, error) {
-	n := &network{flops: 2 * float64(rows) * float64(f.FC1().Weights()+f.FC2().Weights())}
+	n := &network{format: b.Format, flops: 2 * float64(rows) * float64(f.FC1().Weights()+f.FC2().Weights())}
 	weights := func(l spec.Linear) (w, g rt.Weights) {
 		for _, c := range l.Chain() {
 			w.Factors = append(w.Factors, normal(c.Weights(), 1/math.Sqrt(float64(c.In))))
@@ -147,7 +149,7 @@ func (b *Bench) factor(n *network, c rt.Factor, rows int) ([]Result, error) {
 	}
 	var results []Result
 	for _, q := range ours {
-		q.flops = 2 * float64(rows) * float64(blocks*o*k)
+		q.flops, q.format = 2*float64(rows)*float64(blocks*o*k), c.Format()
 		if few {
 			q.bytes = float64(c.PackedBytes())
 		}
@@ -269,11 +271,15 @@ func (n *network) ops(rows int) []op {
 	dx := n.arena.Floats(len(n.x))
 	data := func(int) { n.BackwardData(dx, n.x, rows, n.saved, n.ws) }
 	weight := func(int) { n.BackwardWeights(n.g, n.x, n.x, rows, n.saved, false, n.ws) }
-	return []op{
+	ops := []op{
 		{name: "forward", flops: n.flops, time: calls(func(int) { forward(nil) })},
 		{name: "forward and save", flops: n.flops, time: calls(func(int) { forward(n.saved) })},
 		{name: "backward data", flops: n.flops, time: calls(data)},
 		{name: "backward weight", flops: n.flops, time: calls(weight)},
 		{name: "forward and backward", flops: 3 * n.flops, time: calls(func(i int) { forward(n.saved); data(i); weight(i) })},
 	}
+	for i := range ops {
+		ops[i].format = n.format
+	}
+	return ops
 }

@@ -105,7 +105,7 @@ func (b *Bench) Train(s spec.Model, batch, seq int, recompute bool) (ModelResult
 		again := pairs * float64(s.Layers-1) / float64(s.Layers)
 		flops += s.RecomputeFLOPs(batch, seq) - again/2
 	}
-	ops := append([]op{{name: "train", flops: flops, time: tries(step)}}, torch...)
+	ops := append([]op{{name: "train", format: b.Format, flops: flops, time: tries(step)}}, torch...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
 		return ModelResult{}, err
@@ -166,7 +166,7 @@ func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
 	}
 	defer stop()
 	layers, head := perToken(s)
-	ops := append([]op{{name: "prefill", flops: float64(context)*layers + head + attentionFLOPs(s, context, context)/2,
+	ops := append([]op{{name: "prefill", format: b.Format, flops: float64(context)*layers + head + attentionFLOPs(s, context, context)/2,
 		time: tries(func(int) error { return d.fill() })}}, torch...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
@@ -210,7 +210,7 @@ func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	layers, head := perToken(s)
 	var arena rt.Arena
 	defer arena.Close()
-	ops := append([]op{{name: "decode", flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
+	ops := append([]op{{name: "decode", format: b.Format, flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
 		time: tries(func(i int) error {
 			return decoders[i%len(decoders)].next(i / len(decoders) % DecodeSteps)
 		})}}, torch...)

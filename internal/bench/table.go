@@ -16,7 +16,7 @@ func ResultTable(rs []Result) [][]string {
 		rates = append(rates, r.Rate)
 	}
 	peers := peerNames(rates)
-	lines := [][]string{slices.Concat([]string{"layer", "factor", "op", "rows", "threads"}, rateHeads, []string{"pays"}, peers)}
+	lines := [][]string{slices.Concat([]string{"layer", "factor", "op", "rows", "threads"}, rateHeads(rates), []string{"pays"}, peers)}
 	for _, r := range rs {
 		lines = append(lines, slices.Concat([]string{r.Layer, r.Factor, r.Op, fmt.Sprint(r.Rows), fmt.Sprint(r.Threads)}, rateCells(r.Rate), []string{ratio(r.Pays)}, peerCells(r.Rate, peers)))
 	}
@@ -25,7 +25,11 @@ func ResultTable(rs []Result) [][]string {
 
 // AblationTable has a line of heading and one for each result of what decisions earn.
 func AblationTable(as []Ablation) [][]string {
-	lines := [][]string{{"layer", "rows", "threads", "GFLOP/s", "of peak", "specialised", "fused", "absorbed"}}
+	var rates []Rate
+	for _, a := range as {
+		rates = append(rates, a.Rate)
+	}
+	lines := [][]string{{"layer", "rows", "threads", rateHeads(rates)[0], "of peak", "specialised", "fused", "absorbed"}}
 	for _, a := range as {
 		lines = append(lines, []string{a.Layer, fmt.Sprint(a.Rows), fmt.Sprint(a.Threads), fmt.Sprintf("%.1f", a.GFLOPS), term.Percent(a.Share.Median),
 			ratio(&a.Specialised), ratio(&a.Fused), ratio(a.Absorbed)})
@@ -55,7 +59,24 @@ func peerCells(r Rate, names []string) []string {
 	return cells
 }
 
-var rateHeads = []string{"GFLOP/s", "of peak", "quartiles", "GB/s", "of read", "of bound"}
+// unit is that of rates of multiply-adds in a format.
+func unit(f kernel.FormatName) string {
+	if f.Quantized() {
+		return "GOP/s"
+	}
+	return "GFLOP/s"
+}
+
+// rateHeads are the columns of rates: operations are called floating-point ones where
+// any are.
+func rateHeads(rates []Rate) []string {
+	i := slices.IndexFunc(rates, func(r Rate) bool { return !r.Format.Quantized() })
+	head := unit(kernel.F32)
+	if i < 0 && len(rates) > 0 {
+		head = unit(rates[0].Format)
+	}
+	return []string{head, "of peak", "quartiles", "GB/s", "of read", "of bound"}
+}
 
 // rateCells are the columns of rateHeads.
 func rateCells(r Rate) []string {
@@ -80,7 +101,7 @@ func ModelTable(rs []ModelResult) [][]string {
 		rates = append(rates, r.Rate)
 	}
 	peers := peerNames(rates)
-	lines := [][]string{slices.Concat([]string{"model", "op", "batch", "tokens", "threads", "tokens/s"}, rateHeads, []string{"model"}, peers)}
+	lines := [][]string{slices.Concat([]string{"model", "op", "batch", "tokens", "threads", "tokens/s"}, rateHeads(rates), []string{"model"}, peers)}
 	for _, r := range rs {
 		share := ""
 		if r.ModelShare != nil {
@@ -130,7 +151,9 @@ func (m *Machine) Print(w io.Writer) {
 	}
 	fmt.Fprint(w, ":")
 	for _, isa := range kernel.Available() {
-		fmt.Fprintf(w, " %.1f GFLOP/s %s,", m.PeakGFLOPS[isa], isa)
+		if peak, ok := m.PeakGFLOPS[isa]; ok {
+			fmt.Fprintf(w, " %.1f %s %s,", peak, unit(m.Format), isa)
+		}
 	}
 	for i, r := range m.Read {
 		if i > 0 {

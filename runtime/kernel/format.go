@@ -77,22 +77,24 @@ type Format struct {
 	// activations: kernels of an instruction set that cannot multiply those read their
 	// values in a wider type.
 	Left map[ISA]Type
+	// Peak is the operation that measures the rate of the format's multiply-adds.
+	Peak VecOp
 }
 
 var formats = []Format{
-	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1, MaxKC: MaxKC},
+	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1, MaxKC: MaxKC, Peak: OpPeak},
 	{
 		Name: BF16, Weights: BFloat16, Activations: BFloat16, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16,
-		Needs: map[ISA][]Feature{AVX512: {HasAVX512BF16}}, Left: map[ISA]Type{AVX2: Float32, Portable: Float32},
+		Needs: map[ISA][]Feature{AVX512: {HasAVX512BF16}}, Left: map[ISA]Type{AVX2: Float32, Portable: Float32}, Peak: OpPeakBF16,
 	},
-	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16},
+	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16, Peak: OpPeak},
 	{
 		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: ColumnScales, ScaleType: Float32, Needs: vnni,
+		Scales: ColumnScales, ScaleType: Float32, Needs: vnni, Peak: OpPeakInt8,
 	},
 	{
 		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni,
+		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni, Peak: OpPeakInt4,
 	},
 }
 

@@ -65,6 +65,9 @@ const (
 	OpQuantize
 	OpRead
 	OpPeak
+	OpPeakBF16
+	OpPeakInt8
+	OpPeakInt4
 	NumVecOps
 )
 
@@ -77,7 +80,8 @@ var vecNames = [NumVecOps]string{
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpWeave2: "weave2", OpWeave2Add: "weave2add", OpWeave4: "weave4", OpWeave4Add: "weave4add", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
 	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns", OpTranspose: "transpose",
-	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read", OpPeak: "peak",
+	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read",
+	OpPeak: "peak", OpPeakBF16: "peakbf16", OpPeakInt8: "peakint8", OpPeakInt4: "peakint4",
 }
 
 func (op VecOp) String() string {
@@ -90,6 +94,17 @@ func (op VecOp) String() string {
 		}
 	}
 	return vecNames[op]
+}
+
+// Needs are the features beside those of an instruction set that its kernel of the
+// operation may use: a format's peak has the format's instructions.
+func (op VecOp) Needs(isa ISA) []Feature {
+	for _, f := range formats {
+		if f.Peak == op {
+			return f.Needs[isa]
+		}
+	}
+	return nil
 }
 
 // VecFunc is an elementwise kernel.
@@ -130,8 +145,14 @@ var vecRegistry = map[ISA]vecTable{}
 // init functions only.
 func RegisterVec(row VecRow, fs map[VecOp]VecFunc) { vecRegistry[row.ISA] = vecTable{row, fs} }
 
-// Vec returns the kernel of an operation, nil where the set has none.
-func Vec(isa ISA, op VecOp) VecFunc { return vecRegistry[isa].fs[op] }
+// Vec returns the kernel of an operation, nil where the set has none, or the processor
+// lacks what it needs.
+func Vec(isa ISA, op VecOp) VecFunc {
+	if !Has(op.Needs(isa)...) {
+		return nil
+	}
+	return vecRegistry[isa].fs[op]
+}
 
 // VecRowOf is what the elementwise kernels of an instruction set were made of.
 func VecRowOf(isa ISA) VecRow { return vecRegistry[isa].row }

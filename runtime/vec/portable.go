@@ -241,16 +241,21 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			}
 		}
 	},
-	// N rounds of R0 floating-point operations each, in no memory.
-	kernel.OpPeak: func(a *kernel.VecArgs) {
-		var s [8]float32
-		for range a.N {
-			for i := range s {
-				s[i] += s[i] * s[i]
-			}
+	// N rounds of R0 operations each, two a multiply-add of the format, in no memory.
+	kernel.OpPeak:     multiplyAdds[float32],
+	kernel.OpPeakBF16: multiplyAdds[float32],
+	kernel.OpPeakInt8: multiplyAdds[int32],
+	kernel.OpPeakInt4: multiplyAdds[int32],
+}
+
+func multiplyAdds[T float32 | int32](a *kernel.VecArgs) {
+	var s [8]T
+	for range a.N {
+		for i := range s {
+			s[i] += s[i] * s[i]
 		}
-		a.R[0] = 2 * float32(len(s))
-	},
+	}
+	a.R[0] = 2 * float32(len(s))
 }
 
 func weave(a *kernel.VecArgs, blocks int, add unsafe.Pointer) {

@@ -507,8 +507,10 @@ var rows = withActivations(map[kernel.VecOp]row{
 		},
 	},
 	kernel.OpRead: {operands: "i"},
-	kernel.OpPeak: {rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }},
+	kernel.OpPeak: rate, kernel.OpPeakBF16: rate, kernel.OpPeakInt8: rate, kernel.OpPeakInt4: rate,
 })
+
+var rate = row{rate: true, shapes: func(kernel.ISA) []shape { return []shape{{n: 1}, {n: 5}} }}
 
 // withActivations adds the rows of the operations of activations.
 func withActivations(rows map[kernel.VecOp]row) map[kernel.VecOp]row {

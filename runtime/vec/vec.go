@@ -514,15 +514,16 @@ func (t *Table) Read(x []float32) {
 	}
 }
 
-// Peak runs about the given number of floating-point operations as
-// independent multiply-adds, in registers, and returns how many it ran: what
-// the instruction set can do at best on one core.
-func (t *Table) Peak(flops float64) float64 {
+// Peak runs about the given number of operations, two for each multiply-add of a
+// format, in independent chains in registers, and returns how many it ran: what the
+// instructions of the format's products can do at best on one core.
+func (t *Table) Peak(f kernel.FormatName, operations float64) float64 {
+	format, _ := f.Format()
 	var a kernel.VecArgs
 	done := 0.0
-	for done < flops {
+	for done < operations {
 		a.N = 1 << 10
-		t.call(kernel.OpPeak, &a)
+		t.call(format.Peak, &a)
 		done += float64(a.N) * float64(a.R[0])
 	}
 	return done

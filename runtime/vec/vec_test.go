@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/klauspost/cpuid/v2"
+
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/plan/cpu"
 	"github.com/structuredffn/sffn/internal/f64ref/act"
@@ -424,10 +426,53 @@ func testPack(tab *Table, o operands) {
 	}
 }
 
+// Each call of a format's peak counts two operations for each product of its chains.
 func TestPeak(t *testing.T) {
+	round := func(isa kernel.ISA, op kernel.VecOp) float32 {
+		a := kernel.VecArgs{N: 1}
+		For(isa).call(op, &a)
+		return a.R[0]
+	}
+	for isa, want := range map[kernel.ISA]map[kernel.VecOp]float32{
+		kernel.AVX512: {kernel.OpPeakBF16: 2, kernel.OpPeakInt8: 4, kernel.OpPeakInt4: 4},
+		kernel.AVX2:   {kernel.OpPeakBF16: 1, kernel.OpPeakInt8: 4 * 8. / 12, kernel.OpPeakInt4: 4 * 8. / 12}, // 8 chains, not 12
+	} {
+		for op, times := range want {
+			if !slices.Contains(kernel.Available(), isa) || kernel.Vec(isa, op) == nil {
+				t.Logf("%s, %s: this machine lacks what it needs", isa, op)
+			} else if got := round(isa, op) / round(isa, kernel.OpPeak); got != times {
+				t.Errorf("%s, %s: %g times the operations of multiply-adds in float32, want %g", isa, op, got, times)
+			}
+		}
+	}
 	for _, isa := range kernel.Available() {
-		if n := For(isa).Peak(1e6); n < 1e6 {
-			t.Errorf("%s: %g operations, want 1e6 or more", isa, n)
+		for _, f := range kernel.Formats() {
+			if n := For(isa).Peak(f, 1e6); n < 1e6 {
+				t.Errorf("%s, %s: %g operations, want 1e6 or more", isa, f, n)
+			}
+		}
+	}
+}
+
+// A processor that lacks what a format's peak needs is not given it.
+func TestPeakNeeds(t *testing.T) {
+	if !slices.Contains(kernel.Available(), kernel.AVX512) {
+		t.Skip("skipped: no AVX-512")
+	}
+	for _, f := range []cpuid.FeatureID{cpuid.AVX512BF16, cpuid.AVX512VNNI} {
+		if cpuid.CPU.Has(f) {
+			cpuid.CPU.Disable(f)
+			defer cpuid.CPU.Enable(f)
+		}
+	}
+	for _, name := range kernel.Formats() {
+		f, _ := name.Format()
+		needs := len(f.Needs[kernel.AVX512]) > 0
+		if got := kernel.Vec(kernel.AVX512, f.Peak) != nil; got == needs {
+			t.Errorf("%s: the peak is there: %t, though the processor lacks what it needs: %t", name, got, needs)
+		}
+		if kernel.Vec(kernel.AVX2, f.Peak) == nil {
+			t.Errorf("%s: no peak on AVX2", name)
 		}
 	}
 }

@@ -25,8 +25,9 @@ func newBench() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure kernels, layers and models against what this machine can do",
 		Long: `Measure kernels, layers and models. Every repetition first measures the
-machine's peak of multiply-adds, and where it matters its rate of reading
-memory, on the same threads; shares are medians of the ratios.
+machine's peak of multiply-adds in the instructions of --format, and where it
+matters its rate of reading memory, on the same threads; shares are medians of
+the ratios.
 
 --peers adds other software to each repetition; a column shows its time / ours
 as 1.12x, more than 1 where sffn is faster. "all" are those that can run here.

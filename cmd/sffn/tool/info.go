@@ -65,7 +65,7 @@ func newInfo() *cobra.Command {
 				Available: kernel.Available(), Threads: threads, Warnings: c.Model.Warnings()}
 			if len(counts) > 0 {
 				pool := rt.NewPool(threads)
-				i.Peak = rt.Peak(pool, isa)
+				i.Peak = rt.Peak(pool, isa, train.Format(c.Train))
 				pool.Close()
 			}
 			for _, n := range counts {

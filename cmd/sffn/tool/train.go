@@ -127,7 +127,7 @@ steps from there, wsd stays at its peak longer.`,
 				}
 				describe(log, run.Config, fmt.Sprintf("%s on %d threads%s", m.ISA, m.Pool.Threads(), r.of()))
 				advise(log, run.Config, m.ISA, config, run.Dir)
-				peak = rt.Peak(m.Pool, m.ISA) * float64(r.Size())
+				peak = rt.Peak(m.Pool, m.ISA, train.Format(run.Config.Train)) * float64(r.Size())
 			}
 			progress := trainlog.New(log, run.Config.Course().Steps, peak)
 			progress.Follow()
