@@ -54,10 +54,11 @@ func (p Package) Explain() []byte {
 		}
 		explainLayer(&b, "fc2", pl.FC2)
 		for _, format := range p.narrow() {
-			pl := plan.NewFFNIn(f, format)
 			fmt.Fprintf(&b, "in %s, %s a pass of its own\n", format, f.Act)
-			explainLayer(&b, "fc1", pl.FC1)
-			explainLayer(&b, "fc2", pl.FC2)
+			narrow := plan.NewFFNIn(f, format)
+			explainFormats(&b, format, part{"fc1", pl.FC1, narrow.FC1}, part{"fc2", pl.FC2, narrow.FC2})
+			explainLayer(&b, "fc1", narrow.FC1)
+			explainLayer(&b, "fc2", narrow.FC2)
 		}
 		if slices.Contains(p.ISAs, CUDA) {
 			g, err := gpu.NewFFN(f, p.Precision)
@@ -73,7 +74,9 @@ func (p Package) Explain() []byte {
 		explainLayer(&b, "linear", plan.NewLayer(l))
 		for _, format := range p.narrow() {
 			fmt.Fprintf(&b, "in %s\n", format)
-			explainLayer(&b, "linear", plan.NewLayer(l).In(format))
+			narrow := plan.NewLayer(l).In(format)
+			explainFormats(&b, format, part{"linear", plan.NewLayer(l), narrow})
+			explainLayer(&b, "linear", narrow)
 		}
 	}
 	if slices.Contains(p.ISAs, CUDA) {
@@ -93,6 +96,42 @@ func (p Package) Explain() []byte {
 // narrow lists the package's formats beside float32.
 func (p Package) narrow() []kernel.FormatName {
 	return slices.DeleteFunc(slices.Clone(p.Formats), func(f kernel.FormatName) bool { return f == kernel.F32 })
+}
+
+// part is a layer in float32 and in another format.
+type part struct {
+	name        string
+	full, other plan.Layer
+}
+
+// explainFormats prints in which format each factor is, and what its pack takes; those with
+// more bits than the format, why.
+func explainFormats(b *bytes.Buffer, format kernel.FormatName, parts ...part) {
+	size := func(f plan.Factor, in kernel.FormatName) (n int) {
+		f.Format = in
+		for _, p := range f.Forward() {
+			n += p.PackBytes()
+		}
+		return n
+	}
+	var all, full int
+	for _, l := range parts {
+		for i, f := range l.other.Factors {
+			own, why := f.FormatIn(format)
+			n, was := size(f, own), size(l.full.Factors[i], kernel.F32)
+			all, full = all+n, full+was
+			fmt.Fprintf(b, "  %s.%s in %s: pack of %d bytes, %.1f %% of float32's", l.name, f.Param, own, n, 100*float64(n)/float64(was))
+			if why != "" {
+				fmt.Fprintf(b, "; more bits than %s", format)
+				if !f.Across { // which no other format has
+					fmt.Fprintf(b, ", %d bytes more", n-size(f, format))
+				}
+				fmt.Fprintf(b, ": %s", why)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	fmt.Fprintf(b, "  packs of %d bytes, %.1f %% of float32's\n", all, 100*float64(all)/float64(full))
 }
 
 func explainLayer(b *bytes.Buffer, name string, l plan.Layer) {

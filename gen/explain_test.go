@@ -9,6 +9,7 @@ import (
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
 // The plans of two networks as text: a change of any decision shows here.
@@ -33,6 +34,18 @@ func TestExplainAcross(t *testing.T) {
 	got := b.String()
 	i := strings.Index(got, "  layer.middle")
 	explained(t, "across", []byte(got[i:i+strings.Index(got[i:], "  layer.last")]))
+}
+
+// Small factors keep more bits in formats of integers.
+func TestExplainFormats(t *testing.T) {
+	f := spec.FFN{Kind: spec.BLAST, Hidden: 768, FFN: 3072, Rank: 368, Blocks: 16, Act: spec.GELU}
+	var b bytes.Buffer
+	for _, line := range bytes.SplitAfter(Package{Name: "p", FFNs: []spec.FFN{f}, Formats: []kernel.FormatName{kernel.F32, kernel.BF16, kernel.Int8, kernel.Int4}}.Explain(), []byte("\n")) {
+		if bytes.HasPrefix(line, []byte("in ")) || bytes.Contains(line, []byte("float32's")) {
+			b.Write(line)
+		}
+	}
+	explained(t, "formats", b.Bytes())
 }
 
 // explained compares a plan as text with the file of a name.

@@ -48,13 +48,8 @@ type Factor struct {
 func (l Layer) In(format kernel.FormatName) Layer {
 	l.Factors = slices.Clone(l.Factors)
 	for i := range l.Factors {
-		switch f := &l.Factors[i]; {
-		case f.Across:
-		case format.Quantized() && !f.Quantizes():
-			f.Format = kernel.BF16
-		default:
-			f.Format = format
-		}
+		f := &l.Factors[i]
+		f.Format, _ = f.FormatIn(format)
 	}
 	if l.Guide != nil {
 		g := *l.Guide

@@ -1,13 +1,13 @@
-// Package calibrate makes a model of integers of one of float32: each weight the nearest,
-// or, with text, so that the outputs of each linear on it err least; and writes it as a
-// checkpoint.
+// Package calibrate makes a model of few bits of one of float32: each weight the nearest
+// number, or, of integers and with text, so that the outputs of each linear on it err least;
+// and writes it as a checkpoint.
 package calibrate
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
@@ -27,12 +27,12 @@ import (
 	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// Quantization makes a model of integers.
+// Quantization makes a model of few bits.
 type Quantization struct {
 	From   *decode.Checkpoint
 	Format kernel.FormatName
-	// Calibration is nil where the weights alone are looked at; of it, text and the length
-	// of its sequences count.
+	// Calibration is nil where the weights alone are looked at, as those of bfloat16 are; of
+	// it, text and the length of its sequences count.
 	Calibration *convert.Calibration
 	// Options say how; results do not depend on the threads.
 	Options rt.Options
@@ -46,18 +46,35 @@ type Report struct {
 	Out    string            `json:"out"`
 	Format kernel.FormatName `json:"format"`
 	// Bytes are those of the file of weights, Before what they were.
-	Bytes  int64         `json:"bytes"`
-	Before int64         `json:"bytes_before"`
-	Params []ParamReport `json:"params"`
+	Bytes  int64 `json:"bytes"`
+	Before int64 `json:"bytes_before"`
+	// Params are the matrices, Formats sums of all parameters by format.
+	Params  []ParamReport  `json:"params"`
+	Formats []FormatReport `json:"formats"`
 }
 
-// ParamReport is that of a parameter that has become integers.
+// FormatReport is that of the parameters in a format.
+type FormatReport struct {
+	Format  kernel.FormatName `json:"format"`
+	Params  int               `json:"params"`
+	Entries int64             `json:"entries"`
+	Bytes   int64             `json:"bytes"`
+}
+
+// ParamReport is that of a matrix.
 type ParamReport struct {
-	Name   string            `json:"name"`
-	Format kernel.FormatName `json:"format"`
+	Name string `json:"name"`
+	// Format is the one that was asked for, or one of more bits: Why says why, and More
+	// how many bytes that takes more.
+	Format  kernel.FormatName `json:"format"`
+	Why     string            `json:"more_bits,omitempty"`
+	More    int64             `json:"more_bytes,omitempty"`
+	Entries int64             `json:"entries"`
+	Bytes   int64             `json:"bytes"`
 	// Weights is the relative error of the weights; Nearest and Outputs those of what they
 	// give on the calibration's text, with the nearest integers and with those that were
-	// chosen: in roots of mean squares. The last two are nil where there was no text.
+	// chosen: in roots of mean squares. The last two are nil where there was no text, and of
+	// what is not integers.
 	Weights float64  `json:"weight_error"`
 	Nearest *float64 `json:"nearest_output_error,omitempty"`
 	Outputs *float64 `json:"output_error,omitempty"`
@@ -68,14 +85,18 @@ func (z *Quantization) Begin(run string) (layers int, err error) {
 	if err := z.From.State.Trainable(z.From.Dir); err != nil {
 		return 0, err
 	}
-	if !z.Format.Quantized() {
-		return 0, fmt.Errorf("format: %q is none of integers; valid are %s and %s", z.Format, kernel.Int8, kernel.Int4)
+	if _, err := quantize.Parse(string(z.Format)); err != nil {
+		return 0, fmt.Errorf("format: %w", err)
 	}
 	m := z.From.Config.Model
-	if len(quantize.Params(m, z.Format)) == 0 {
+	integers := slices.ContainsFunc(quantize.Params(m, z.Format), func(p quantize.Param) bool { return p.Format.Quantized() })
+	if z.Format.Quantized() && !integers {
 		return 0, fmt.Errorf("no matrix of %s is large enough for integers, which is from %d inputs and outputs of a block on", z.From.Dir, plan.MinQuant)
 	}
 	if c := z.Calibration; c != nil {
+		if !integers {
+			return 0, fmt.Errorf("%s is not calibrated: the nearest number of 8 significant bits is near enough, and text would choose no other; calibration is for integers", z.Format)
+		}
 		if err := c.Check(m); err != nil {
 			return 0, err
 		}
@@ -89,7 +110,7 @@ type work struct {
 	ctx      context.Context
 	m        spec.Model
 	weights  *checkpoint.Weights
-	params   map[string]quantize.Param
+	params   map[string]quantize.Param // that become integers
 	matrices map[string]*quant.Matrix
 	reports  map[string]ParamReport
 }
@@ -106,7 +127,9 @@ func (z *Quantization) Run(ctx context.Context, run string) (*Report, error) {
 	k := &work{Quantization: z, ctx: ctx, m: z.From.Config.Model, weights: w, params: map[string]quantize.Param{}, matrices: map[string]*quant.Matrix{}, reports: map[string]ParamReport{}}
 	all := quantize.Params(k.m, z.Format)
 	for _, p := range all {
-		k.params[p.Name] = p
+		if p.Format.Quantized() {
+			k.params[p.Name] = p
+		}
 	}
 	var text *convert.Stream
 	if z.Calibration != nil {
@@ -187,16 +210,21 @@ func (k *work) nearest(p quantize.Param, gains string) (err error) {
 func (k *work) done(p quantize.Param, w []float32, m *quant.Matrix, outputs *[2]float64) {
 	back := make([]float32, len(w))
 	p.Weights(back, m)
-	var lost, all float64
-	for i, v := range w {
-		d := float64(v) - float64(back[i])
-		lost, all = lost+d*d, all+float64(v)*float64(v)
-	}
-	r := ParamReport{Name: p.Name, Format: p.Format, Weights: ratio(lost, all)}
+	r := ParamReport{Weights: off(w, func(i int) float32 { return back[i] })}
 	if outputs != nil {
 		r.Nearest, r.Outputs = &outputs[0], &outputs[1]
 	}
 	k.matrices[p.Name], k.reports[p.Name] = m, r
+}
+
+// off is the relative error of what became of the entries of w.
+func off(w []float32, of func(i int) float32) float64 {
+	var lost, all float64
+	for i, v := range w {
+		d := float64(v) - float64(of(i))
+		lost, all = lost+d*d, all+float64(v)*float64(v)
+	}
+	return ratio(lost, all)
 }
 
 func ratio(lost, all float64) float64 {
@@ -529,42 +557,64 @@ func conditional(c *mat.Dense, inputs []float32) (*mat.Dense, error) {
 // save writes the checkpoint; what has not become integers goes through a tensor at a time.
 func (k *work) save(run string, all []quantize.Param) (*Report, error) {
 	r := &Report{From: k.From.Dir, Format: k.Format}
+	matrices := map[string]quantize.Param{}
+	for _, p := range all {
+		matrices[p.Name] = p
+	}
 	var values []safetensors.Value
-	halves := quantize.Halves(k.m, k.Format)
 	for _, q := range k.m.Params() {
-		if p, ok := k.params[q.Name]; ok {
+		p, matrix := matrices[q.Name]
+		if !matrix {
+			p = quantize.Param{Param: q, Format: kernel.F32}
+		}
+		report := k.reports[q.Name]
+		report.Name, report.Format, report.Why, report.Entries, report.Bytes = p.Name, p.Format, p.Why, int64(q.Size()), p.Bytes()
+		if p.Why != "" {
+			asked := p
+			asked.Format = k.Format
+			report.More = p.Bytes() - asked.Bytes()
+		}
+		k.reports[q.Name] = report
+		read := func() ([]float32, error) { return k.read(q.Name, q.Size(), q.Shape) }
+		switch {
+		case p.Format.Quantized():
 			values = append(values, p.Values(func() (*quant.Matrix, error) { return k.matrices[q.Name], nil })...)
-			r.Params = append(r.Params, k.reports[q.Name])
-			continue
-		}
-		if halves[q.Name] {
-			values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, DType: "BF16", Raw: func() ([]byte, error) {
-				x, err := k.read(q.Name, q.Size(), q.Shape)
-				var b []byte
-				for _, v := range x {
-					b = binary.LittleEndian.AppendUint16(b, vec.BF16(v))
+		case p.Format == kernel.BF16:
+			values = append(values, p.Rounded(func() ([]float32, error) {
+				x, err := read()
+				report.Weights = off(x, func(i int) float32 { return vec.FromBF16(vec.BF16(x[i])) })
+				k.reports[q.Name] = report
+				return x, err
+			}))
+		default:
+			values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, Stream: func(write func([]float32) error) error {
+				x, err := read()
+				if err != nil {
+					return err
 				}
-				return b, err
+				return write(x)
 			}})
-			continue
 		}
-		values = append(values, safetensors.Value{Name: q.Name, Shape: q.Shape, Stream: func(write func([]float32) error) error {
-			x, err := k.read(q.Name, q.Size(), q.Shape)
-			if err != nil {
-				return err
-			}
-			return write(x)
-		}})
-	}
-	for _, v := range values {
-		r.Bytes += v.Bytes()
-	}
-	for _, q := range k.m.Params() {
-		r.Before += 4 * int64(q.Size())
+		r.add(report)
 	}
 	state := k.From.State
-	s := checkpoint.State{Name: state.Name + "-" + string(k.Format), Edition: state.Edition, Steps: max(1, state.Steps)}
+	s := checkpoint.State{Name: state.Name + "-" + string(k.Format), Edition: state.Edition, Steps: max(1, state.Steps), Weights: k.Format}
 	var err error
-	r.Out, err = checkpoint.SaveIntegers(run, k.From.Config.Source, s, k.From.Tokenizer, k.Format, values)
+	r.Out, err = checkpoint.SaveWeights(run, k.From.Config.Source, s, k.From.Tokenizer, values)
+	for _, p := range all {
+		r.Params = append(r.Params, k.reports[p.Name])
+	}
 	return r, err
+}
+
+// add counts a parameter.
+func (r *Report) add(p ParamReport) {
+	r.Bytes, r.Before = r.Bytes+p.Bytes, r.Before+kernel.EntryBytes*p.Entries
+	i := slices.IndexFunc(r.Formats, func(f FormatReport) bool { return f.Format == p.Format })
+	if i < 0 {
+		i = len(r.Formats)
+		r.Formats = append(r.Formats, FormatReport{Format: p.Format})
+	}
+	f := &r.Formats[i]
+	f.Params, f.Entries, f.Bytes = f.Params+1, f.Entries+p.Entries, f.Bytes+p.Bytes
 }

@@ -129,7 +129,8 @@ func Save(run string, source []byte, s State, tok token.Tokenizer, p *model.Para
 }
 
 // SaveWeights writes a checkpoint of weights alone: a model that comes from
-// elsewhere, whose parameters, in the order of the spec, may be streams. tok is nil
+// elsewhere, whose parameters, in the order of the spec, may be streams; where the state
+// says that they have a format, matrices are the tensors of [quantize.Param]. tok is nil
 // where it came without a tokenizer. The folder of the run may not have a checkpoint.
 func SaveWeights(run string, source []byte, s State, tok token.Tokenizer, params []safetensors.Value) (dir string, err error) {
 	if err := Vacant(run); err != nil {
@@ -137,13 +138,6 @@ func SaveWeights(run string, source []byte, s State, tok token.Tokenizer, params
 	}
 	s.WeightsOnly = true
 	return create(run, source, s, tok, []file{{modelFile, func(f io.Writer) error { return writeModel(f, params) }}})
-}
-
-// SaveIntegers is SaveWeights of a model to run, whose weights have a format of integers:
-// the tensors are those of [quantize.Param.Values], and of the other parameters.
-func SaveIntegers(run string, source []byte, s State, tok token.Tokenizer, f kernel.FormatName, tensors []safetensors.Value) (dir string, err error) {
-	s.Weights = f
-	return SaveWeights(run, source, s, tok, tensors)
 }
 
 // Vacant says that the folder of a run has no checkpoint, or is not there.

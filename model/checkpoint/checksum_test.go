@@ -104,15 +104,16 @@ func TestFormats(t *testing.T) {
 		t.Errorf("one of the first edition: %v", err)
 	}
 	for want, state := range map[string]string{
-		"state.json: format 5 is unknown, this program reads 1 to 4":                          `{"format": 5, "step": 1, "steps": 2}`,
-		`state.json: weights in format "int8" in a checkpoint of format 3`:                    `{"format": 3, "edition": 2, "weights": "int8", "step": 1, "steps": 2}`,
-		`state.json: weights in format "int5" in a checkpoint of format 4`:                    `{"format": 4, "edition": 2, "weights": "int5", "step": 1, "steps": 2}`,
-		"state.json: step 5 of 2 is impossible":                                               `{"step": 5, "steps": 2}`,
-		"state.json: edition 3 of the configuration's defaults is unknown":                    `{"format": 3, "edition": 3, "step": 1, "steps": 2}`,
-		"state.json: edition 0 of the configuration's defaults is unknown":                    `{"format": 3, "step": 1, "steps": 2}`,
-		"state.json: format -1 is unknown":                                                    `{"format": -1, "step": 1, "steps": 2}`,
-		"state.json: a checkpoint of format 2 has checksums.txt, which is missing":            `{"format": 2, "step": 1, "steps": 2}`,
-		"state.json: json: cannot unmarshal string into Go struct field State.format of type": `{"format": "2"}`,
+		"state.json: format 5 is unknown, this program reads 1 to 4":                                             `{"format": 5, "step": 1, "steps": 2}`,
+		`state.json: weights in format "int8" in a checkpoint of format 3`:                                       `{"format": 3, "edition": 2, "weights": "int8", "step": 1, "steps": 2}`,
+		`state.json: weights in format "bf16w" in a checkpoint of format 4; this program reads [bf16 int8 int4]`: `{"format": 4, "edition": 2, "weights": "bf16w", "step": 1, "steps": 2}`,
+		`state.json: weights in format "int5" in a checkpoint of format 4`:                                       `{"format": 4, "edition": 2, "weights": "int5", "step": 1, "steps": 2}`,
+		"state.json: step 5 of 2 is impossible":                                                                  `{"step": 5, "steps": 2}`,
+		"state.json: edition 3 of the configuration's defaults is unknown":                                       `{"format": 3, "edition": 3, "step": 1, "steps": 2}`,
+		"state.json: edition 0 of the configuration's defaults is unknown":                                       `{"format": 3, "step": 1, "steps": 2}`,
+		"state.json: format -1 is unknown":                                                                       `{"format": -1, "step": 1, "steps": 2}`,
+		"state.json: a checkpoint of format 2 has checksums.txt, which is missing":                               `{"format": 2, "step": 1, "steps": 2}`,
+		"state.json: json: cannot unmarshal string into Go struct field State.format of type":                    `{"format": "2"}`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, stateFile), []byte(state), 0o666); err != nil {
 			t.Fatal(err)

@@ -2,8 +2,10 @@ package checkpoint
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/model/config"
+	"github.com/structuredffn/sffn/model/quantize"
 )
 
 // Format is the version of what Save writes. What a state.json says nothing of
@@ -30,8 +32,8 @@ func (s *State) checkFormat(name string, checked bool) error {
 	if s.Edition < 1 || s.Edition > config.Edition {
 		return fmt.Errorf("%s: edition %d of the configuration's defaults is unknown, this program knows 1 to %d; a newer one may read it", name, s.Edition, config.Edition)
 	}
-	if s.Weights != "" && (s.Format < 4 || !s.Weights.Quantized()) {
-		return fmt.Errorf("%s: weights in format %q in a checkpoint of format %d; this program reads int8 and int4, of format 4", name, s.Weights, s.Format)
+	if s.Weights != "" && (s.Format < 4 || !slices.Contains(quantize.Formats, s.Weights)) {
+		return fmt.Errorf("%s: weights in format %q in a checkpoint of format %d; this program reads %v, of format 4", name, s.Weights, s.Format, quantize.Formats)
 	}
 	if s.Format > 1 && !checked {
 		return fmt.Errorf("%s: a checkpoint of format %d has %s, which is missing", name, s.Format, sumsFile)

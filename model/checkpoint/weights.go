@@ -44,7 +44,9 @@ func integersOf(m spec.Model, weights kernel.FormatName) map[string]quantize.Par
 	if weights.Quantized() {
 		m.Guided = false
 		for _, p := range quantize.Params(m, weights) {
-			integers[p.Name] = p
+			if p.Format.Quantized() {
+				integers[p.Name] = p
+			}
 		}
 	}
 	return integers

@@ -3,6 +3,7 @@ package decode
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/structuredffn/sffn/model"
 	"github.com/structuredffn/sffn/model/checkpoint"
@@ -61,11 +62,10 @@ func (c *Checkpoint) Load(opt rt.Options) (*Model, error) {
 		return nil, err
 	}
 	if stored := c.State.Weights; stored != "" {
-		if f := opt.Format; f != "" && f != kernel.F32 && f != stored {
+		if opt.Format, err = runsIn(stored, opt.Format); err != nil {
 			w.Close()
-			return nil, fmt.Errorf("%s holds its weights as %s, and runs in no other format than that, not in %s", c.Dir, stored, f)
+			return nil, fmt.Errorf("%s holds its weights as %s, %w", c.Dir, stored, err)
 		}
-		opt.Format = stored
 	}
 	m, err := loadIntegers(c.Config.Model, w.Read, w.Matrix, opt)
 	if err != nil {
@@ -74,6 +74,26 @@ func (c *Checkpoint) Load(opt rt.Options) (*Model, error) {
 	}
 	m.file = w
 	return m, nil
+}
+
+// runsIn is the format in which weights that are stored in a format run: that one, or the
+// one that is asked for, where its packs hold the same numbers. Float32 is what nobody asked
+// for.
+func runsIn(stored, asked kernel.FormatName) (kernel.FormatName, error) {
+	if asked == "" || asked == kernel.F32 {
+		return stored, nil
+	}
+	var valid []string
+	was, _ := stored.Format()
+	for _, name := range kernel.Formats() {
+		if f, _ := name.Format(); f.Weights == was.Weights {
+			if name == asked {
+				return asked, nil
+			}
+			valid = append(valid, string(name))
+		}
+	}
+	return "", fmt.Errorf("and runs in %s, not in %s", strings.Join(valid, " or "), asked)
 }
 
 // Params reads all parameters, for a device.

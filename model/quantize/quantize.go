@@ -1,9 +1,10 @@
-// Package quantize says which of a model's weights become integers, and how a file holds
-// them.
+// Package quantize says in which format a model of few bits has each of its matrices, and
+// how a file holds them.
 package quantize
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/structuredffn/sffn/gen/plan"
 	"github.com/structuredffn/sffn/gen/spec"
@@ -12,28 +13,37 @@ import (
 	"github.com/structuredffn/sffn/runtime/quant"
 )
 
-// Param is a parameter that becomes integers.
+// Formats are those that a model on disk may have beside float32.
+var Formats = []kernel.FormatName{kernel.BF16, kernel.Int8, kernel.Int4}
+
+// Parse is one of the formats, or an error that lists them.
+func Parse(s string) (kernel.FormatName, error) {
+	f := kernel.FormatName(s)
+	if !slices.Contains(Formats, f) {
+		return "", fmt.Errorf("%q is no format of few bits that models are written in; valid: %v", s, Formats)
+	}
+	return f, nil
+}
+
+// Param is a matrix of a model in a format.
 type Param struct {
 	spec.Param
+	// Format is that of this matrix: the model's, or one of more bits, and why.
 	Format          kernel.FormatName
+	Why             string
 	Blocks, Out, In int
 	// Factor is the planned factor that the parameter is the weights of.
 	Factor *plan.Factor
 }
 
-// Params lists what becomes integers of a model in a format, in the order of the spec:
-// the large factors of its linears, the head, and the embedding, which rows are read of as
-// they are.
+// Params lists the matrices of a model in a format, in the order of the spec: the factors
+// of its linears, the head, and the embedding, which has the head's format.
 func Params(m spec.Model, f kernel.FormatName) (ps []Param) {
 	byName := map[string]Param{}
-	each(m, f, func(name string, c *plan.Factor) {
-		if c.Format.Quantized() {
-			byName[name] = Param{Format: c.Format, Blocks: c.Factor.Blocks, Out: c.Factor.Out, In: c.Factor.In, Factor: c}
-		}
+	each(m, f, func(name string, c *plan.Factor, why string) {
+		byName[name] = Param{Format: c.Format, Why: why, Blocks: c.Factor.Blocks, Out: c.Factor.Out, In: c.Factor.In, Factor: c}
 	})
-	if head, ok := byName["lm_head.weight"]; ok { // of an embedding the same is worth integers
-		byName[model.Embedding] = head
-	}
+	byName[model.Embedding] = byName["lm_head.weight"]
 	for _, q := range m.Params() {
 		if p, ok := byName[q.Name]; ok {
 			p.Param = q
@@ -43,18 +53,13 @@ func Params(m spec.Model, f kernel.FormatName) (ps []Param) {
 	return ps
 }
 
-// Halves are the names of the weights that run in bfloat16, which a file has them in.
-func Halves(m spec.Model, f kernel.FormatName) map[string]bool {
-	names := map[string]bool{}
-	each(m, f, func(name string, c *plan.Factor) { names[name] = c.Format == kernel.BF16 })
-	return names
-}
-
 // each calls visit with the factors of a model's linears, planned in a format.
-func each(m spec.Model, f kernel.FormatName, visit func(name string, c *plan.Factor)) {
+func each(m spec.Model, f kernel.FormatName, visit func(name string, c *plan.Factor, why string)) {
 	linear := func(name string, l plan.Layer) {
 		for i := range l.Factors {
-			visit(name+l.Factors[i].Param, &l.Factors[i])
+			c := &l.Factors[i]
+			_, why := c.FormatIn(f)
+			visit(name+c.Param, c, why)
 		}
 	}
 	for i := range m.Layers {
@@ -65,7 +70,12 @@ func each(m spec.Model, f kernel.FormatName, visit func(name string, c *plan.Fac
 		linear(name+".mlp.fc1.", ffn.FC1)
 		linear(name+".mlp.fc2.", ffn.FC2)
 	}
-	linear("lm_head.", plan.NewLayer(m.Head()).In(plan.HeadFormat(f)))
+	head := &plan.NewLayer(m.Head()).In(plan.HeadFormat(f)).Factors[0]
+	_, why := head.FormatIn(f)
+	if why == "" && head.Format != f {
+		why = plan.HeadWhy
+	}
+	visit("lm_head."+head.Param, head, why)
 }
 
 // Weights writes what a matrix stands for, in canonical order.

@@ -2,15 +2,18 @@ package quantize
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
 	"unsafe"
 
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/runtime/kernel"
 	"github.com/structuredffn/sffn/runtime/quant"
+	"github.com/structuredffn/sffn/runtime/vec"
 )
 
-// A parameter of integers is three tensors of a file: NAME, the integers, [blocks*out, in]
+// A matrix of bfloat16 is one tensor of BF16, one that stays float32 of F32. One of integers
+// is three tensors of a file: NAME, the integers, [blocks*out, in]
 // of I8, or [blocks*out, in/2] of U8 whose halves hold two integers plus 8, the lower half
 // first; NAME.scales, [blocks*out] of F32, or [blocks*out, groups of 32 inputs] of BF16;
 // and NAME.inputs, [blocks, in] of F32, what inputs are multiplied by. Inputs are in the
@@ -20,22 +23,35 @@ const (
 	inputsOf = ".inputs"
 )
 
-// tensor is one of the three.
+// tensor is one of them.
 type tensor struct {
 	name, dtype string
 	shape       []int
 }
 
-func (p *Param) tensors() [3]tensor {
+func (p *Param) tensors() []tensor {
 	rows := p.Blocks * p.Out
-	values, scales := tensor{p.Name, "I8", []int{rows, p.In}}, tensor{p.Name + scalesOf, "F32", []int{rows}}
-	if p.Format == kernel.Int4 {
-		values, scales = tensor{p.Name, "U8", []int{rows, (p.In + 1) / 2}}, tensor{p.Name + scalesOf, "BF16", []int{rows, quant.Groups(p.Format, p.In)}}
+	inputs := tensor{p.Name + inputsOf, "F32", []int{p.Blocks, p.In}}
+	switch p.Format {
+	case kernel.Int8:
+		return []tensor{{p.Name, "I8", []int{rows, p.In}}, {p.Name + scalesOf, "F32", []int{rows}}, inputs}
+	case kernel.Int4:
+		return []tensor{{p.Name, "U8", []int{rows, (p.In + 1) / 2}}, {p.Name + scalesOf, "BF16", []int{rows, quant.Groups(p.Format, p.In)}}, inputs}
+	case kernel.BF16:
+		return []tensor{{p.Name, "BF16", p.Shape}}
 	}
-	return [3]tensor{values, scales, {p.Name + inputsOf, "F32", []int{p.Blocks, p.In}}}
+	return []tensor{{p.Name, "F32", p.Shape}}
 }
 
-// Check says what of a file's header is not what the parameter's tensors are, and counts
+// Bytes is the size of the matrix in a file.
+func (p *Param) Bytes() (n int64) {
+	for _, t := range p.tensors() {
+		n += safetensors.Value{Shape: t.shape, DType: t.dtype}.Bytes()
+	}
+	return n
+}
+
+// Check says what of a file's header is not what the tensors of integers are, and counts
 // them.
 func (p *Param) Check(f *safetensors.File) (n int, err error) {
 	ts := p.tensors()
@@ -47,8 +63,8 @@ func (p *Param) Check(f *safetensors.File) (n int, err error) {
 	return len(ts), nil
 }
 
-// Values are the tensors of a parameter, to be written; matrix is called once, when the
-// first one's turn comes.
+// Values are the tensors of integers, to be written; matrix is called once, when the first
+// one's turn comes.
 func (p *Param) Values(matrix func() (*quant.Matrix, error)) (vs []safetensors.Value) {
 	ts := p.tensors()
 	var m *quant.Matrix
@@ -81,6 +97,28 @@ func (p *Param) Values(matrix func() (*quant.Matrix, error)) (vs []safetensors.V
 	return vs
 }
 
+// Rounded is the tensor of a matrix of bfloat16, to be written; matrix gives it when its turn
+// comes. Entries are rounded as they are when weights are packed: to nearest, ties to even,
+// subnormal numbers to zero.
+func (p *Param) Rounded(matrix func() ([]float32, error)) safetensors.Value {
+	t := p.tensors()[0]
+	return safetensors.Value{Name: t.name, Shape: t.shape, DType: t.dtype, Raw: func() ([]byte, error) {
+		x, err := matrix()
+		if err != nil {
+			return nil, err
+		}
+		b := make([]byte, 0, 2*len(x))
+		for i, v := range x {
+			h := vec.BF16(v)
+			if h&0x7fff >= 0x7f80 {
+				return nil, fmt.Errorf("%s: entry %d is %v, which bfloat16 has no number for", p.Name, i, v)
+			}
+			b = binary.LittleEndian.AppendUint16(b, h)
+		}
+		return b, nil
+	}}
+}
+
 // packed are the integers as bytes.
 func (p *Param) packed(m *quant.Matrix) []byte {
 	if p.Format == kernel.Int8 {
@@ -97,7 +135,7 @@ func (p *Param) packed(m *quant.Matrix) []byte {
 	return b
 }
 
-// Load reads a parameter's tensors from a file.
+// Load reads the tensors of integers from a file.
 func (p *Param) Load(f *safetensors.File) (*quant.Matrix, error) {
 	ts := p.tensors()
 	var b [3][]byte

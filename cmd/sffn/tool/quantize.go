@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/structuredffn/sffn/model/convert"
 	"github.com/structuredffn/sffn/model/data"
 	"github.com/structuredffn/sffn/model/eval"
+	"github.com/structuredffn/sffn/model/quantize"
 	rt "github.com/structuredffn/sffn/runtime"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
@@ -22,6 +25,7 @@ type quantization struct {
 	machine
 	model, out string
 	to         string
+	format     kernel.FormatName
 	data       []string
 	evalTokens int
 	// calibrate is a folder of data, and tokens how many of its training split.
@@ -34,31 +38,38 @@ func newQuantize() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "quantize",
-		Short: "Make a smaller model of integers, to run",
-		Long: `Make a smaller model of integers, to run: the large matrices of a model become int8,
-with a scale for each output, or int4, with a scale for each 32 inputs of one; with int4
-the embedding and the head are int8. Matrices of less than 64 inputs or outputs, biases
-and norms stay as they are.
+		Short: "Make a smaller model of few bits, to run",
+		Long: `Make a smaller model of few bits, to run. With bf16 all matrices become bfloat16, half
+the size. With int8 the large ones become integers with a scale for each output, with int4
+with a scale for each 32 inputs of one; with int4 the embedding and the head are int8, and
+matrices whose blocks have fewer than 64 inputs or outputs are bfloat16. Factors whose lanes
+run across blocks (blast's middle one), biases, norms and embeddings of positions stay float32.
 
 With --calibrate integers are chosen so that what the matrices give on text errs least,
 in place of the nearest ones: the inputs of a matrix that are still to be rounded make up
-for the errors of those that were.
+for the errors of those that were. bf16 has no such choice: it is rounded to nearest.
 
 The run has one checkpoint, step-00000000, that states its format: generate, eval, logits
 and info read it, train refuses it. --format of generate and eval does the same
-without a file, with the nearest integers. The table has the relative errors of each
-matrix: of its weights, and of its outputs with the nearest integers and with those that
-were chosen; below are the losses before and after, on the validation splits of
---calibrate and of each --data.`,
-		Example: `  sffn quantize --model run --format int8 --out run8
+without a file, with the nearest numbers. The table has the format, the size and the
+relative errors of each matrix: of its weights, and of its outputs with the nearest integers
+and with those that were chosen; below are why some have more bits than was asked for, the
+sizes by format, and the losses before and after, on the validation splits of --calibrate and
+of each --data.`,
+		Example: `  sffn quantize --model run --format bf16 --out run16
+  sffn quantize --model run --format int8 --out run8
   sffn quantize --model run --format int4 --calibrate data --out run4`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cli.Require(cmd, "model", "format", "out"); err != nil {
 				return err
 			}
-			if f := kernel.FormatName(q.to); !f.Quantized() {
-				return cli.Usagef("--format: %q is none of integers; valid are %s and %s", q.to, kernel.Int8, kernel.Int4)
+			f, err := quantize.Parse(q.to)
+			if err != nil {
+				return cli.Usagef("--format: %v", err)
+			}
+			if q.format = f; q.calibrate != "" && !f.Quantized() {
+				return cli.Usagef("--calibrate is for integers: %s is rounded to the nearest number, which text would not change", f)
 			}
 			if q.tokens < 1 {
 				return cli.Usagef("--tokens: %d is out of range, want 1 or more", q.tokens)
@@ -88,14 +99,14 @@ were chosen; below are the losses before and after, on the validation splits of
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&q.model, "model", "", "folder of a run or checkpoint")
-	fl.StringVar(&q.to, "format", "", "what the weights become: int8 or int4")
+	fl.StringVar(&q.to, "format", "", "what the weights become: bf16, int8 or int4")
 	fl.StringVar(&q.calibrate, "calibrate", "", "folder that sffn prepare made, whose text the outputs are fitted on")
 	fl.IntVar(&q.tokens, "tokens", 1<<16, "training tokens to calibrate on, at most")
 	fl.StringArrayVar(&q.data, "data", nil, "folder that sffn prepare made, to measure losses on; may come several times")
 	fl.IntVar(&q.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&q.out, "out", "", "folder of the new run")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
-	cli.Complete(cmd, "format", string(kernel.Int8), string(kernel.Int4))
+	cli.Complete(cmd, "format", string(kernel.BF16), string(kernel.Int8), string(kernel.Int4))
 	q.flag(cmd)
 	return cmd
 }
@@ -116,11 +127,34 @@ func (r *quantized) print(w io.Writer) error {
 		}
 		return fmt.Sprintf("%.2f %%", 100**x)
 	}
-	rows := [][]string{{"parameter", "format", "weights' error", "outputs' error, nearest", "outputs' error"}}
+	kb := func(bytes int64) string { return fmt.Sprintf("%.1f kB", float64(bytes)/1e3) }
+	bits := func(bytes, entries int64) string { return fmt.Sprintf("%.2f", 8*float64(bytes)/float64(entries)) }
+	rows := [][]string{{"parameter", "format", "size", "bits an entry", "weights' error", "outputs' error, nearest", "outputs' error"}}
+	var whys []string
+	more := map[string]int64{}
 	for _, p := range r.Params {
-		rows = append(rows, []string{p.Name, string(p.Format), percent(&p.Weights), percent(p.Nearest), percent(p.Outputs)})
+		format := string(p.Format)
+		if p.Why != "" {
+			i := slices.Index(whys, p.Why)
+			if i < 0 {
+				i, whys = len(whys), append(whys, p.Why)
+			}
+			more[p.Why] += p.More
+			format += strings.Repeat("*", i+1)
+		}
+		rows = append(rows, []string{p.Name, format, kb(p.Bytes), bits(p.Bytes, p.Entries), percent(&p.Weights), percent(p.Nearest), percent(p.Outputs)})
 	}
 	if err := term.Table(w, term.DropEmpty(rows)); err != nil {
+		return err
+	}
+	for i, why := range whys {
+		fmt.Fprintf(w, "%s more bits than %s, %s more in all: %s\n", strings.Repeat("*", i+1), r.Format, kb(more[why]), why)
+	}
+	rows = [][]string{{"format", "parameters", "entries", "size", "bits an entry"}}
+	for _, f := range r.Formats {
+		rows = append(rows, []string{string(f.Format), fmt.Sprint(f.Params), fmt.Sprint(f.Entries), kb(f.Bytes), bits(f.Bytes, f.Entries)})
+	}
+	if err := term.Table(w, rows); err != nil {
 		return err
 	}
 	if len(r.Models) > 0 {
@@ -139,7 +173,7 @@ func (q *quantization) run(log io.Writer) (*quantized, error) {
 	if err != nil {
 		return nil, err
 	}
-	z := calibrate.Quantization{From: from, Format: kernel.FormatName(q.to), Options: q.Options}
+	z := calibrate.Quantization{From: from, Format: q.format, Options: q.Options}
 	var sets []eval.Set
 	defer func() {
 		for _, s := range sets {
