@@ -3,11 +3,30 @@ package simd
 import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/structuredffn/sffn/gen/simd/pass"
+	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
-// roundBF16 rounds the lanes of x to bfloat16, ties to even: the upper halves of what it
-// returns, whose lower halves hold anything. Subnormal numbers become zeros of their sign,
-// NaN stays one: what VCVTNEPS2BF16 does, in instructions that each set has.
+// rounded rounds the lanes of x to bfloat16, ties to even, in the lower halves of lanes
+// whose upper halves are 0. Subnormal numbers become zeros of their sign, NaN stays one.
+func (e *asm) rounded(x reg.VecVirtual) reg.VecVirtual {
+	if e.native() {
+		half, v := e.YMM(), e.Vec()
+		e.Instruction(pass.VCVTNEPS2BF16(x, half))
+		e.VPMOVZXWD(half, v)
+		return v
+	}
+	v := e.roundBF16(x)
+	e.VPSRLD(operand.U8(16), v, v)
+	return v
+}
+
+// native reports whether there are the instructions of AVX-512 that round to bfloat16.
+func (e *asm) native() bool { return e.Lanes() == kernel.HalfPanel }
+
+// roundBF16 is what VCVTNEPS2BF16 does, in instructions that each set has: the upper halves
+// of what it returns, whose lower halves hold anything.
 func (e *asm) roundBF16(x reg.VecVirtual) reg.VecVirtual {
 	a, t := e.Vec(), e.Vec()
 	e.VANDPS(e.bits(0x7fffffff), x, a)
@@ -28,9 +47,6 @@ func (e *asm) roundBF16(x reg.VecVirtual) reg.VecVirtual {
 	e.VORPS(a, t, t)
 	return t
 }
-
-// upper clears the lower halves of the lanes.
-func (e *asm) upper(v reg.VecVirtual) { e.VANDPS(e.bits(0xffff0000), v, v) }
 
 // eachRow runs body over the N entries of each of the rows, with step bytes from one row
 // of the first operand to the next, and stride bytes of the others.
@@ -54,20 +70,24 @@ func (e *asm) eachRow(operands int, body func(*vecBody)) {
 
 func (e *asm) bf16() {
 	e.eachRow(2, func(b *vecBody) {
-		v := b.roundBF16(b.ld(1))
-		b.VPSRLD(operand.U8(16), v, v)
 		half := b.GP64()
 		b.MOVQ(b.idx, half)
 		b.SHRQ(operand.U8(1), half)
-		b.StoreLower(v, indexed(b.ptrs[0], half, 1, b.disp/2))
+		x, to := b.ld(1), indexed(b.ptrs[0], half, 1, b.disp/2)
+		if b.native() {
+			v := b.YMM()
+			b.Instruction(pass.VCVTNEPS2BF16(x, v))
+			b.VMOVUPS(v, to)
+			return
+		}
+		b.StoreLower(b.rounded(x), to)
 	})
 }
 
 func (e *asm) bf16Pairs() {
 	e.eachRow(3, func(b *vecBody) {
-		even, odd := b.roundBF16(b.ld(1)), b.roundBF16(b.ld(2))
-		b.VPSRLD(operand.U8(16), even, even)
-		b.upper(odd)
+		even, odd := b.rounded(b.ld(1)), b.rounded(b.ld(2))
+		b.VPSLLD(operand.U8(16), odd, odd)
 		b.VORPS(even, odd, odd)
 		b.st(0, odd)
 	})
@@ -75,8 +95,8 @@ func (e *asm) bf16Pairs() {
 
 func (e *asm) roundedBF16() {
 	e.eachRow(2, func(b *vecBody) {
-		v := b.roundBF16(b.ld(1))
-		b.upper(v)
+		v := b.rounded(b.ld(1))
+		b.VPSLLD(operand.U8(16), v, v)
 		b.st(0, v)
 	})
 }

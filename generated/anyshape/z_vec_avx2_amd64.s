@@ -2478,6 +2478,8 @@ row116:
 	JL end118
 
 main117:
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VMOVUPS (BX)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
@@ -2496,11 +2498,11 @@ main117:
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
 	VPSRLD $0x10, Y2, Y2
-	MOVQ CX, R10
-	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
 	VPERMQ $0x08, Y2, Y2
 	VMOVUPS X2, (DX)(R10*1)
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VMOVUPS 32(BX)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
@@ -2519,8 +2521,6 @@ main117:
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
 	VPSRLD $0x10, Y2, Y2
-	MOVQ CX, R10
-	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
 	VPERMQ $0x08, Y2, Y2
 	VMOVUPS X2, 16(DX)(R10*1)
@@ -2534,6 +2534,8 @@ end118:
 	JL end120
 
 main119:
+	MOVQ CX, R10
+	SHRQ $0x01, R10
 	VMOVUPS (BX)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
@@ -2552,8 +2554,6 @@ main119:
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
 	VPSRLD $0x10, Y2, Y2
-	MOVQ CX, R10
-	SHRQ $0x01, R10
 	VPACKUSDW Y2, Y2, Y2
 	VPERMQ $0x08, Y2, Y2
 	VMOVUPS X2, (DX)(R10*1)
@@ -2568,6 +2568,8 @@ end120:
 	LEAQ tail_mask<>+32(SB), R10
 	NEGQ R9
 	VMOVUPS (R10)(R9*4), Y0
+	MOVQ CX, R9
+	SHRQ $0x01, R9
 	VMASKMOVPS (BX)(CX*1), Y0, Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y2
@@ -2586,10 +2588,9 @@ end120:
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
 	VPSRLD $0x10, Y2, Y2
-	SHRQ $0x01, CX
 	VPACKUSDW Y2, Y2, Y2
 	VPERMQ $0x08, Y2, Y2
-	VMOVUPS X2, (DX)(CX*1)
+	VMOVUPS X2, (DX)(R9*1)
 
 done121:
 	ADDQ SI, DX
@@ -2634,6 +2635,7 @@ main123:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
@@ -2651,8 +2653,8 @@ main123:
 	VANDPS Y1, Y3, Y3
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y3, Y3
-	VPSRLD $0x10, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VPSRLD $0x10, Y3, Y3
+	VPSLLD $0x10, Y3, Y3
 	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
@@ -2672,6 +2674,7 @@ main123:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
 	VMOVUPS 32(SI)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
@@ -2689,8 +2692,8 @@ main123:
 	VANDPS Y1, Y3, Y3
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y3, Y3
-	VPSRLD $0x10, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VPSRLD $0x10, Y3, Y3
+	VPSLLD $0x10, Y3, Y3
 	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, 32(DX)(CX*1)
 	ADDQ $0x00000040, CX
@@ -2720,6 +2723,7 @@ main125:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
 	VMOVUPS (SI)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
 	VMOVUPS constants_avx2<>+1600(SB), Y3
@@ -2737,8 +2741,8 @@ main125:
 	VANDPS Y1, Y3, Y3
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y3, Y3
-	VPSRLD $0x10, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VPSRLD $0x10, Y3, Y3
+	VPSLLD $0x10, Y3, Y3
 	VORPS Y2, Y3, Y3
 	VMOVUPS Y3, (DX)(CX*1)
 	ADDQ $0x00000020, CX
@@ -2769,6 +2773,7 @@ end126:
 	VANDPS Y2, Y3, Y3
 	VANDPS constants_avx2<>+1792(SB), Y1, Y2
 	VORPS Y2, Y3, Y3
+	VPSRLD $0x10, Y3, Y3
 	VMASKMOVPS (SI)(CX*1), Y0, Y1
 	VANDPS constants_avx2<>+1568(SB), Y1, Y2
 	VMOVUPS constants_avx2<>+1600(SB), Y4
@@ -2786,8 +2791,8 @@ end126:
 	VANDPS Y2, Y4, Y4
 	VANDPS constants_avx2<>+1792(SB), Y1, Y2
 	VORPS Y2, Y4, Y4
-	VPSRLD $0x10, Y3, Y3
-	VANDPS constants_avx2<>+1824(SB), Y4, Y4
+	VPSRLD $0x10, Y4, Y4
+	VPSLLD $0x10, Y4, Y4
 	VORPS Y3, Y4, Y4
 	VMASKMOVPS Y4, Y0, (DX)(CX*1)
 
@@ -2834,7 +2839,8 @@ main129:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
 	VMOVUPS 32(BX)(CX*1), Y0
 	VANDPS constants_avx2<>+1568(SB), Y0, Y1
@@ -2853,7 +2859,8 @@ main129:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
 	VMOVUPS Y2, 32(DX)(CX*1)
 	ADDQ $0x00000040, CX
 	SUBQ $0x00000010, R9
@@ -2882,7 +2889,8 @@ main131:
 	VANDPS Y1, Y2, Y2
 	VANDPS constants_avx2<>+1792(SB), Y0, Y1
 	VORPS Y1, Y2, Y2
-	VANDPS constants_avx2<>+1824(SB), Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
 	VMOVUPS Y2, (DX)(CX*1)
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000008, R9
@@ -2912,7 +2920,8 @@ end132:
 	VANDPS Y2, Y3, Y3
 	VANDPS constants_avx2<>+1792(SB), Y1, Y2
 	VORPS Y2, Y3, Y3
-	VANDPS constants_avx2<>+1824(SB), Y3, Y3
+	VPSRLD $0x10, Y3, Y3
+	VPSLLD $0x10, Y3, Y3
 	VMASKMOVPS Y3, Y0, (DX)(CX*1)
 
 done133:
@@ -4240,12 +4249,4 @@ DATA constants_avx2<>+1808(SB)/4, $0x80000000
 DATA constants_avx2<>+1812(SB)/4, $0x80000000
 DATA constants_avx2<>+1816(SB)/4, $0x80000000
 DATA constants_avx2<>+1820(SB)/4, $0x80000000
-DATA constants_avx2<>+1824(SB)/4, $0xffff0000
-DATA constants_avx2<>+1828(SB)/4, $0xffff0000
-DATA constants_avx2<>+1832(SB)/4, $0xffff0000
-DATA constants_avx2<>+1836(SB)/4, $0xffff0000
-DATA constants_avx2<>+1840(SB)/4, $0xffff0000
-DATA constants_avx2<>+1844(SB)/4, $0xffff0000
-DATA constants_avx2<>+1848(SB)/4, $0xffff0000
-DATA constants_avx2<>+1852(SB)/4, $0xffff0000
-GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1856
+GLOBL constants_avx2<>(SB), RODATA|NOPTR, $1824

@@ -2583,7 +2583,7 @@ square117:
 	RET
 
 // func vec_f32_bf16_avx512(a *byte)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512BF16, AVX512F
 TEXT ·vec_f32_bf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), BX
@@ -2599,48 +2599,22 @@ row118:
 	JL end120
 
 main119:
-	VMOVUPS (SI)(DX*1), Z0
-	VMOVUPS 64(SI)(DX*1), Z3
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VBROADCASTSS constants_avx512<>+200(SB), Z5
-	VPSUBD Z1, Z2, Z2
-	VPSUBD Z4, Z5, Z5
-	VPSRAD $0x1f, Z2, Z2
-	VPSRAD $0x1f, Z5, Z5
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
-	VORPS Z2, Z1, Z1
-	VORPS Z5, Z4, Z4
-	VPSRLD $0x10, Z1, Z2
-	VPSRLD $0x10, Z4, Z5
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
-	VPADDD Z1, Z2, Z2
-	VPADDD Z4, Z5, Z5
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
-	VMOVAPS.Z Z2, K1, Z2
-	VMOVAPS.Z Z5, K2, Z5
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
-	VORPS Z1, Z2, Z2
-	VORPS Z4, Z5, Z5
-	VPSRLD $0x10, Z2, Z2
-	VPSRLD $0x10, Z5, Z5
 	MOVQ DX, R10
 	MOVQ DX, R11
 	SHRQ $0x01, R10
 	SHRQ $0x01, R11
-	VPMOVDW Z2, (BX)(R10*1)
-	VPMOVDW Z5, 32(BX)(R11*1)
+	VMOVUPS (SI)(DX*1), Z0
+	VMOVUPS 64(SI)(DX*1), Z1
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+	VMOVUPS Y0, (BX)(R10*1)
+	VMOVUPS Y1, 32(BX)(R11*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
 	JGE main119
@@ -2651,27 +2625,14 @@ end120:
 	JL end122
 
 main121:
-	VMOVUPS (SI)(DX*1), Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VPSRLD $0x10, Z2, Z2
 	MOVQ DX, R10
 	SHRQ $0x01, R10
-	VPMOVDW Z2, (BX)(R10*1)
+	VMOVUPS (SI)(DX*1), Z0
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VMOVUPS Y0, (BX)(R10*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
 	JGE main121
@@ -2684,27 +2645,14 @@ end122:
 	SHLQ CL, R10
 	DECQ R10
 	KMOVW R10, K1
-	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VPSRLD $0x10, Z2, Z2
 	MOVQ DX, CX
 	SHRQ $0x01, CX
-	VPMOVDW Z2, (BX)(CX*1)
+	VMOVUPS.Z (SI)(DX*1), K1, Z0
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VMOVUPS Y0, (BX)(CX*1)
 
 done123:
 	ADDQ DI, BX
@@ -2715,7 +2663,7 @@ done123:
 	RET
 
 // func vec_f32_bf16pairs_avx512(a *byte)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512BF16, AVX512DQ, AVX512F
 TEXT ·vec_f32_bf16pairs_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), BX
@@ -2733,81 +2681,35 @@ row124:
 
 main125:
 	VMOVUPS (SI)(DX*1), Z0
-	VMOVUPS 64(SI)(DX*1), Z3
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VBROADCASTSS constants_avx512<>+200(SB), Z5
-	VPSUBD Z1, Z2, Z2
-	VPSUBD Z4, Z5, Z5
-	VPSRAD $0x1f, Z2, Z2
-	VPSRAD $0x1f, Z5, Z5
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
-	VORPS Z2, Z1, Z1
-	VORPS Z5, Z4, Z4
-	VPSRLD $0x10, Z1, Z2
-	VPSRLD $0x10, Z4, Z5
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
-	VPADDD Z1, Z2, Z2
-	VPADDD Z4, Z5, Z5
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
-	VMOVAPS.Z Z2, K1, Z2
-	VMOVAPS.Z Z5, K2, Z5
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
-	VORPS Z1, Z2, Z2
-	VORPS Z4, Z5, Z5
-	VMOVUPS (DI)(DX*1), Z0
-	VMOVUPS 64(DI)(DX*1), Z4
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z6
-	VBROADCASTSS constants_avx512<>+200(SB), Z3
-	VBROADCASTSS constants_avx512<>+200(SB), Z7
-	VPSUBD Z1, Z3, Z3
-	VPSUBD Z6, Z7, Z7
-	VPSRAD $0x1f, Z3, Z3
-	VPSRAD $0x1f, Z7, Z7
-	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
-	VANDPS.BCST constants_avx512<>+204(SB), Z7, Z7
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VPMINSD.BCST constants_avx512<>+208(SB), Z6, Z6
-	VORPS Z3, Z1, Z1
-	VORPS Z7, Z6, Z6
-	VPSRLD $0x10, Z1, Z3
-	VPSRLD $0x10, Z6, Z7
-	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
-	VANDPS.BCST constants_avx512<>+212(SB), Z7, Z7
-	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
-	VPADDD.BCST constants_avx512<>+216(SB), Z7, Z7
-	VPADDD Z1, Z3, Z3
-	VPADDD Z6, Z7, Z7
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z4, Z6
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z6, K2
-	VMOVAPS.Z Z3, K1, Z3
-	VMOVAPS.Z Z7, K2, Z7
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+224(SB), Z4, Z6
-	VORPS Z1, Z3, Z3
-	VORPS Z6, Z7, Z7
-	VPSRLD $0x10, Z2, Z2
-	VPSRLD $0x10, Z5, Z5
-	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
-	VANDPS.BCST constants_avx512<>+228(SB), Z7, Z7
+	VMOVUPS 64(SI)(DX*1), Z1
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+	VPMOVZXWD Y0, Z0
+	VPMOVZXWD Y1, Z2
+	VMOVUPS (DI)(DX*1), Z1
+	VMOVUPS 64(DI)(DX*1), Z3
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+
+	// VCVTNEPS2BF16 Z3 Y3
+	LONG $0x487ef262
+	WORD $0xdb72
+	VPMOVZXWD Y1, Z1
+	VPMOVZXWD Y3, Z3
+	VPSLLD $0x10, Z1, Z1
+	VPSLLD $0x10, Z3, Z3
+	VORPS Z0, Z1, Z1
 	VORPS Z2, Z3, Z3
-	VORPS Z5, Z7, Z7
-	VMOVUPS Z3, (BX)(DX*1)
-	VMOVUPS Z7, 64(BX)(DX*1)
+	VMOVUPS Z1, (BX)(DX*1)
+	VMOVUPS Z3, 64(BX)(DX*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
 	JGE main125
@@ -2819,43 +2721,20 @@ end126:
 
 main127:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VMOVUPS (DI)(DX*1), Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z3
-	VPSUBD Z1, Z3, Z3
-	VPSRAD $0x1f, Z3, Z3
-	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z3, Z1, Z1
-	VPSRLD $0x10, Z1, Z3
-	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
-	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
-	VPADDD Z1, Z3, Z3
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VMOVAPS.Z Z3, K1, Z3
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z3, Z3
-	VPSRLD $0x10, Z2, Z2
-	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
-	VORPS Z2, Z3, Z3
-	VMOVUPS Z3, (BX)(DX*1)
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VPMOVZXWD Y0, Z0
+	VMOVUPS (DI)(DX*1), Z1
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+	VPMOVZXWD Y1, Z1
+	VPSLLD $0x10, Z1, Z1
+	VORPS Z0, Z1, Z1
+	VMOVUPS Z1, (BX)(DX*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
 	JGE main127
@@ -2869,43 +2748,20 @@ end128:
 	DECQ R11
 	KMOVW R11, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
-	VMOVAPS.Z Z2, K2, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VMOVUPS.Z (DI)(DX*1), K1, Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z3
-	VPSUBD Z1, Z3, Z3
-	VPSRAD $0x1f, Z3, Z3
-	VANDPS.BCST constants_avx512<>+204(SB), Z3, Z3
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z3, Z1, Z1
-	VPSRLD $0x10, Z1, Z3
-	VANDPS.BCST constants_avx512<>+212(SB), Z3, Z3
-	VPADDD.BCST constants_avx512<>+216(SB), Z3, Z3
-	VPADDD Z1, Z3, Z3
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
-	VMOVAPS.Z Z3, K2, Z3
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z3, Z3
-	VPSRLD $0x10, Z2, Z2
-	VANDPS.BCST constants_avx512<>+228(SB), Z3, Z3
-	VORPS Z2, Z3, Z3
-	VMOVUPS Z3, K1, (BX)(DX*1)
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VPMOVZXWD Y0, Z0
+	VMOVUPS.Z (DI)(DX*1), K1, Z1
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+	VPMOVZXWD Y1, Z1
+	VPSLLD $0x10, Z1, Z1
+	VORPS Z0, Z1, Z1
+	VMOVUPS Z1, K1, (BX)(DX*1)
 
 done129:
 	ADDQ R8, BX
@@ -2917,7 +2773,7 @@ done129:
 	RET
 
 // func vec_f32_roundbf16_avx512(a *byte)
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512BF16, AVX512F
 TEXT ·vec_f32_roundbf16_avx512(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX
 	MOVQ (AX), BX
@@ -2934,43 +2790,21 @@ row130:
 
 main131:
 	VMOVUPS (SI)(DX*1), Z0
-	VMOVUPS 64(SI)(DX*1), Z3
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VBROADCASTSS constants_avx512<>+200(SB), Z5
-	VPSUBD Z1, Z2, Z2
-	VPSUBD Z4, Z5, Z5
-	VPSRAD $0x1f, Z2, Z2
-	VPSRAD $0x1f, Z5, Z5
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z5, Z5
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VPMINSD.BCST constants_avx512<>+208(SB), Z4, Z4
-	VORPS Z2, Z1, Z1
-	VORPS Z5, Z4, Z4
-	VPSRLD $0x10, Z1, Z2
-	VPSRLD $0x10, Z4, Z5
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z5, Z5
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z5, Z5
-	VPADDD Z1, Z2, Z2
-	VPADDD Z4, Z5, Z5
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+196(SB), Z3, Z4
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z4, K2
-	VMOVAPS.Z Z2, K1, Z2
-	VMOVAPS.Z Z5, K2, Z5
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VANDPS.BCST constants_avx512<>+224(SB), Z3, Z4
-	VORPS Z1, Z2, Z2
-	VORPS Z4, Z5, Z5
-	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
-	VANDPS.BCST constants_avx512<>+228(SB), Z5, Z5
-	VMOVUPS Z2, (BX)(DX*1)
-	VMOVUPS Z5, 64(BX)(DX*1)
+	VMOVUPS 64(SI)(DX*1), Z1
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+
+	// VCVTNEPS2BF16 Z1 Y1
+	LONG $0x487ef262
+	WORD $0xc972
+	VPMOVZXWD Y0, Z0
+	VPMOVZXWD Y1, Z1
+	VPSLLD $0x10, Z0, Z0
+	VPSLLD $0x10, Z1, Z1
+	VMOVUPS Z0, (BX)(DX*1)
+	VMOVUPS Z1, 64(BX)(DX*1)
 	ADDQ $0x00000080, DX
 	SUBQ $0x00000020, CX
 	JGE main131
@@ -2982,24 +2816,13 @@ end132:
 
 main133:
 	VMOVUPS (SI)(DX*1), Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K1
-	VMOVAPS.Z Z2, K1, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
-	VMOVUPS Z2, (BX)(DX*1)
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VPMOVZXWD Y0, Z0
+	VPSLLD $0x10, Z0, Z0
+	VMOVUPS Z0, (BX)(DX*1)
 	ADDQ $0x00000040, DX
 	SUBQ $0x00000010, CX
 	JGE main133
@@ -3013,24 +2836,13 @@ end134:
 	DECQ R10
 	KMOVW R10, K1
 	VMOVUPS.Z (SI)(DX*1), K1, Z0
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VBROADCASTSS constants_avx512<>+200(SB), Z2
-	VPSUBD Z1, Z2, Z2
-	VPSRAD $0x1f, Z2, Z2
-	VANDPS.BCST constants_avx512<>+204(SB), Z2, Z2
-	VPMINSD.BCST constants_avx512<>+208(SB), Z1, Z1
-	VORPS Z2, Z1, Z1
-	VPSRLD $0x10, Z1, Z2
-	VANDPS.BCST constants_avx512<>+212(SB), Z2, Z2
-	VPADDD.BCST constants_avx512<>+216(SB), Z2, Z2
-	VPADDD Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+196(SB), Z0, Z1
-	VCMPPS.BCST $0x05, constants_avx512<>+220(SB), Z1, K2
-	VMOVAPS.Z Z2, K2, Z2
-	VANDPS.BCST constants_avx512<>+224(SB), Z0, Z1
-	VORPS Z1, Z2, Z2
-	VANDPS.BCST constants_avx512<>+228(SB), Z2, Z2
-	VMOVUPS Z2, K1, (BX)(DX*1)
+
+	// VCVTNEPS2BF16 Z0 Y0
+	LONG $0x487ef262
+	WORD $0xc072
+	VPMOVZXWD Y0, Z0
+	VPSLLD $0x10, Z0, Z0
+	VMOVUPS Z0, K1, (BX)(DX*1)
 
 done135:
 	ADDQ DI, BX
@@ -4044,15 +3856,7 @@ DATA constants_avx512<>+184(SB)/4, $0x42b00f34
 DATA constants_avx512<>+188(SB)/4, $0xc2aeac4f
 DATA constants_avx512<>+192(SB)/4, $0x3fb8aa3b
 DATA constants_avx512<>+196(SB)/4, $0x7fffffff
-DATA constants_avx512<>+200(SB)/4, $0x7f800000
-DATA constants_avx512<>+204(SB)/4, $0x00400000
-DATA constants_avx512<>+208(SB)/4, $0x7fff0000
-DATA constants_avx512<>+212(SB)/4, $0x00000001
-DATA constants_avx512<>+216(SB)/4, $0x00007fff
-DATA constants_avx512<>+220(SB)/4, $0x00800000
-DATA constants_avx512<>+224(SB)/4, $0x80000000
-DATA constants_avx512<>+228(SB)/4, $0xffff0000
-GLOBL constants_avx512<>(SB), RODATA|NOPTR, $232
+GLOBL constants_avx512<>(SB), RODATA|NOPTR, $200
 
 DATA lanes_avx512<>+0(SB)/4, $0x00000000
 DATA lanes_avx512<>+4(SB)/4, $0x00000010

@@ -97,10 +97,12 @@ func (op VecOp) String() string {
 }
 
 // Needs are the features beside those of an instruction set that its kernel of the
-// operation may use: a format's peak has the format's instructions.
+// operation may use: a format's peak, and what rounds to bfloat16, have the format's
+// instructions.
 func (op VecOp) Needs(isa ISA) []Feature {
+	rounds := op == OpBF16 || op == OpBF16Pairs || op == OpRoundBF16
 	for _, f := range formats {
-		if f.Peak == op {
+		if f.Peak == op || rounds && f.Name == BF16 {
 			return f.Needs[isa]
 		}
 	}

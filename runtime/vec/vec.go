@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -40,8 +41,12 @@ func On(target *kernel.Target) *Table {
 	}
 	portableActivations(t.fns[:])
 	for op := range kernel.NumVecOps {
-		if f := kernel.Vec(target.ISA, op); f != nil {
-			t.fns[op] = f
+		// Where the processor lacks what an instruction set's kernel needs, a lower set's runs.
+		for _, isa := range kernel.ISAs[slices.Index(kernel.ISAs, target.ISA):] {
+			if f := kernel.Vec(isa, op); f != nil {
+				t.fns[op] = f
+				break
+			}
 		}
 	}
 	known, _ := tables.LoadOrStore(*target, t)
