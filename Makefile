@@ -90,7 +90,7 @@ cuda-toolkit: ## set up nvcc in build/cuda-toolkit, for make generate and -tags 
 	ln -s cuda-wheels/nvidia/cu13 build/cuda-toolkit
 	build/cuda-toolkit/bin/nvcc --version
 
-llamacpp: ## build llama.cpp in build/llamacpp, with which tests of exports compare (needs Python 3 with pip, cmake and g++; minutes)
+llamacpp: ## build llama.cpp in build/llamacpp, with which tests of exports and sffn bench decode compare (needs Python 3 with pip, cmake and g++; minutes)
 	internal/llamacpp/build.sh build/llamacpp
 
 mpi: ## set up MPICH and Open MPI in build/mpi, for tests on several ranks (needs Python 3 with pip and venv)

@@ -24,9 +24,9 @@ type Bench struct {
 	// Cold makes weights come from memory: every call takes another copy, of
 	// so many that no cache holds them.
 	Cold bool
-	// Libraries take turns with factors, Torches with networks and models.
+	// Libraries take turns with factors, Programs with networks and models.
 	Libraries []peer.Library
-	Torches   []peer.Torch
+	Programs  []peer.Program
 }
 
 // Machine is what results are compared with.

@@ -219,12 +219,12 @@ func (b *Bench) FFN(f spec.FFN, rows int) ([]Result, error) {
 			ops = append(ops, o)
 		}
 	}
-	torch, stop, err := b.torch(peer.Job{Mode: "ffn", FFN: &f, Rows: rows}, "forward", "forward and backward")
+	programs, stop, err := b.programs(peer.Job{Mode: "ffn", FFN: &f, Rows: rows}, "forward", "forward and backward")
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	ops = append(ops, torch...)
+	ops = append(ops, programs...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
 		return nil, err
@@ -242,9 +242,9 @@ func (b *Bench) FFN(f spec.FFN, rows int) ([]Result, error) {
 	return results, nil
 }
 
-// torch starts every PyTorch on a job and returns its operations; stop ends
-// the processes.
-func (b *Bench) torch(job peer.Job, names ...string) (ops []op, stop func(), err error) {
+// programs starts every other program on a job and returns its operations; stop
+// ends the processes.
+func (b *Bench) programs(job peer.Job, names ...string) (ops []op, stop func(), err error) {
 	job.Threads = b.Pool.Threads()
 	var ps []*peer.Process
 	stop = func() {
@@ -252,7 +252,7 @@ func (b *Bench) torch(job peer.Job, names ...string) (ops []op, stop func(), err
 			p.Close()
 		}
 	}
-	for _, t := range b.Torches {
+	for _, t := range b.Programs {
 		p, err := t.Start(job)
 		if err != nil {
 			stop()

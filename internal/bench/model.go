@@ -91,7 +91,7 @@ func (b *Bench) Train(s spec.Model, batch, seq int, recompute bool) (ModelResult
 	}
 	defer stop()
 	ids := tokens(batch*seq, s.Vocab)
-	torch, stop, err := b.torch(peer.Job{Mode: "train", Model: &s, Batch: batch, IDs: ids, Targets: ids, LR: 1e-6}, "train")
+	programs, stop, err := b.programs(peer.Job{Mode: "train", Model: &s, Batch: batch, IDs: ids, Targets: ids, LR: 1e-6}, "train")
 	if err != nil {
 		return ModelResult{}, err
 	}
@@ -105,7 +105,7 @@ func (b *Bench) Train(s spec.Model, batch, seq int, recompute bool) (ModelResult
 		again := pairs * float64(s.Layers-1) / float64(s.Layers)
 		flops += s.RecomputeFLOPs(batch, seq) - again/2
 	}
-	ops := append([]op{{name: "train", format: b.Format, flops: flops, time: tries(step)}}, torch...)
+	ops := append([]op{{name: "train", format: b.Format, flops: flops, time: tries(step)}}, programs...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
 		return ModelResult{}, err
@@ -160,14 +160,14 @@ func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
 		return ModelResult{}, err
 	}
 	defer d.close()
-	torch, stop, err := b.torch(d.job(s), "prefill")
+	programs, stop, err := b.programs(d.job(s), "prefill")
 	if err != nil {
 		return ModelResult{}, err
 	}
 	defer stop()
 	layers, head := perToken(s)
 	ops := append([]op{{name: "prefill", format: b.Format, flops: float64(context)*layers + head + attentionFLOPs(s, context, context)/2,
-		time: tries(func(int) error { return d.fill() })}}, torch...)
+		time: tries(func(int) error { return d.fill() })}}, programs...)
 	samples, err := b.measure(nil, ops...)
 	if err != nil {
 		return ModelResult{}, err
@@ -202,7 +202,7 @@ func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 		}
 		decoders[i] = d
 	}
-	torch, stop, err := b.torch(decoders[0].job(s), "decode")
+	programs, stop, err := b.programs(decoders[0].job(s), "decode")
 	if err != nil {
 		return ModelResult{}, err
 	}
@@ -213,7 +213,7 @@ func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	ops := append([]op{{name: "decode", format: b.Format, flops: n * (layers + head + attentionFLOPs(s, 1, context)), bytes: bytes,
 		time: tries(func(i int) error {
 			return decoders[i%len(decoders)].next(i / len(decoders) % DecodeSteps)
-		})}}, torch...)
+		})}}, programs...)
 	samples, err := b.measure(readable(&arena, size), ops...)
 	if err != nil {
 		return ModelResult{}, err
@@ -260,9 +260,9 @@ func (b *Bench) decoder(s spec.Model, batch, context int) (*decoder, error) {
 	return d, nil
 }
 
-// job is the same for PyTorch.
+// job is the same for other programs.
 func (d *decoder) job(s spec.Model) peer.Job {
-	return peer.Job{Mode: "decode", Model: &s, Batch: len(d.seqs), Seq: len(d.ids) - 1, Steps: DecodeSteps, IDs: slices.Concat(slices.Repeat([][]int32{d.ids}, len(d.seqs))...)}
+	return peer.Job{Mode: "decode", Model: &s, Params: func() *model.Params { return anyParams(s) }, Batch: len(d.seqs), Seq: len(d.ids) - 1, Steps: DecodeSteps, IDs: slices.Concat(slices.Repeat([][]int32{d.ids}, len(d.seqs))...)}
 }
 
 // fill computes the prompt once, for all sequences.

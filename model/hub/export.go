@@ -74,7 +74,13 @@ func Export(dir string, c *config.Config, tok token.Tokenizer, out string, o Opt
 		progress = func(int) {}
 	}
 	if o.Format == "gguf" {
-		return exportGGUF(w, s, tok, out, t, progress)
+		if _, err := architectureOf(s); err != nil {
+			return nil, fmt.Errorf("%w. --as hf takes any model", err)
+		}
+		part := func(name string, from int, shape []int, write func([]float32) error) error {
+			return stream(w.File(), name, from, shape, false, write)
+		}
+		return writeGGUF(&merger{model: s, read: w.Read, part: part}, tok, out, t, progress)
 	}
 	var files []file
 	var layout map[string][]part

@@ -12,7 +12,6 @@ import (
 	"github.com/structuredffn/sffn/internal/disk"
 	"github.com/structuredffn/sffn/internal/narrow"
 	"github.com/structuredffn/sffn/model"
-	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/gguf"
 	"github.com/structuredffn/sffn/model/safetensors"
 	"github.com/structuredffn/sffn/model/token"
@@ -101,7 +100,7 @@ func architectureOf(s spec.Model) (a architecture, err error) {
 			a, nearest = row, lacks
 		}
 	}
-	return a, fmt.Errorf("llama.cpp has no architecture for this model; the nearest is %s: %s. --as hf takes any model", a.name, strings.Join(nearest, "; "))
+	return a, fmt.Errorf("llama.cpp has no architecture for this model; the nearest is %s: %s", a.name, strings.Join(nearest, "; "))
 }
 
 // tensorNames are those of llama.cpp's tensors, by the parameters that they are
@@ -142,8 +141,24 @@ func GGUFName(out string) string {
 	return filepath.Join(out, GGUFFile)
 }
 
-// exportGGUF writes a file for llama.cpp, with matrices of a type.
-func exportGGUF(w *checkpoint.Weights, s spec.Model, tok token.Tokenizer, out string, matrices narrow.Type, progress func(done int)) (notes []string, err error) {
+// WriteGGUF writes parameters that a program holds as a file for llama.cpp, as [Export]
+// does those of a checkpoint, without a tokenizer. Its matrices have a type of Types.
+func WriteGGUF(p *model.Params, out, matrices string) (notes []string, err error) {
+	t := narrow.Type(strings.ToUpper(matrices))
+	if t.Size() == 0 {
+		return nil, fmt.Errorf("unknown type %q; valid are %s", matrices, strings.Join(Types, ", "))
+	}
+	s := p.Spec()
+	s.Guided = false
+	part := func(name string, from int, shape []int, write func([]float32) error) error {
+		return inPieces(p.Get(name)[from:][:safetensors.Tensor{Shape: shape}.Size()], write)
+	}
+	return writeGGUF(&merger{model: s, read: p.Read, part: part}, nil, out, t, func(int) {})
+}
+
+// writeGGUF writes a file for llama.cpp, with matrices of a type.
+func writeGGUF(values *merger, tok token.Tokenizer, out string, matrices narrow.Type, progress func(done int)) (notes []string, err error) {
+	s := values.model
 	arch, err := architectureOf(s)
 	if err != nil {
 		return nil, err
@@ -164,7 +179,7 @@ func exportGGUF(w *checkpoint.Weights, s spec.Model, tok token.Tokenizer, out st
 		return nil, err
 	}
 	defer f.Close()
-	if err := gguf.Write(f, metadata, arch.tensors(s, &merger{model: s, weights: w}, matrices, progress)); err != nil {
+	if err := gguf.Write(f, metadata, arch.tensors(s, values, matrices, progress)); err != nil {
 		return nil, fmt.Errorf("%s: %w", out, err)
 	}
 	return notes, f.Commit()
@@ -321,10 +336,12 @@ func byLayer(s spec.Model, q spec.Param, p part, write func([]float32) error) fu
 	}
 }
 
-// merger gives the parameters of the dense model that a checkpoint's amounts to.
+// merger gives the parameters of the dense model that a model's amount to.
 type merger struct {
-	model   spec.Model
-	weights *checkpoint.Weights
+	model spec.Model
+	// read reads a parameter, part as many entries of one as a shape has, from one on.
+	read func(dst []float32, q spec.Param) error
+	part func(name string, from int, shape []int, write func([]float32) error) error
 	// merged is the matrix that was last asked for, of which tensors are stretches.
 	name   string
 	merged []float32
@@ -337,7 +354,7 @@ func (m *merger) stream(q spec.Param, p part, write func([]float32) error) error
 	layer, err := strconv.Atoi(number)
 	from := p.lo * q.Size() / max(1, q.Shape[0])
 	if err != nil || m.model.Structure(layer).Kind == spec.Dense || base != "mlp.fc1.weight" && base != "mlp.fc2.weight" {
-		return stream(m.weights.File(), q.Name, from, p.shape, false, finite(p.name, write))
+		return m.part(q.Name, from, p.shape, finite(p.name, write))
 	}
 	if m.name != q.Name {
 		if err := m.merge(layer, base); err != nil {
@@ -345,7 +362,11 @@ func (m *merger) stream(q spec.Param, p part, write func([]float32) error) error
 		}
 		m.name = q.Name
 	}
-	x := m.merged[from:][:safetensors.Tensor{Shape: p.shape}.Size()]
+	return inPieces(m.merged[from:][:safetensors.Tensor{Shape: p.shape}.Size()], write)
+}
+
+// inPieces passes entries on, a piece at a time.
+func inPieces(x []float32, write func([]float32) error) error {
 	for len(x) > 0 {
 		n := min(len(x), piece)
 		if err := write(x[:n]); err != nil {
@@ -359,7 +380,7 @@ func (m *merger) stream(q spec.Param, p part, write func([]float32) error) error
 // merge makes the dense matrix of a layer's linear.
 func (m *merger) merge(layer int, base string) error {
 	m.merged = nil
-	return model.WithNetwork(m.model, layer, m.weights.Read, func(w rt.FFNWeights) (err error) {
+	return model.WithNetwork(m.model, layer, m.read, func(w rt.FFNWeights) (err error) {
 		f := m.model.LayerFFN(layer)
 		linear, weights := f.FC1(), w.FC1
 		if base == "mlp.fc2.weight" {

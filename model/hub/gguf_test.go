@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/structuredffn/sffn/model"
+	"github.com/structuredffn/sffn/model/checkpoint"
 	"github.com/structuredffn/sffn/model/config"
 	"github.com/structuredffn/sffn/model/decode"
 	"github.com/structuredffn/sffn/model/gguf"
@@ -434,6 +437,38 @@ func TestGGUFOwn(t *testing.T) {
 				t.Errorf("off by %.3g, the largest is %.3g", off, largest)
 			}
 		})
+	}
+}
+
+// Parameters that a program holds become the same file as those of a checkpoint.
+func TestWriteGGUF(t *testing.T) {
+	for _, m := range own {
+		c := drawn(t, m.name, ownShape+m.model, nil)
+		p := model.NewParams(c.Config.Model)
+		defer p.Close()
+		if err := checkpoint.Load(c.Dir, p); err != nil {
+			t.Fatal(err)
+		}
+		for _, typ := range []string{"f32", "bf16"} {
+			dir := t.TempDir()
+			exportTo(t, c, filepath.Join(dir, "want.gguf"), Options{Format: "gguf", Type: typ})
+			if _, err := WriteGGUF(p, filepath.Join(dir, "got.gguf"), typ); err != nil {
+				t.Fatal(err)
+			}
+			var files [2][]byte
+			for i, name := range []string{"got.gguf", "want.gguf"} {
+				var err error
+				if files[i], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !bytes.Equal(files[0], files[1]) {
+				t.Errorf("%s, %s: another file than that of the checkpoint", m.name, typ)
+			}
+		}
+	}
+	if _, err := WriteGGUF(nil, filepath.Join(t.TempDir(), "x.gguf"), "q4_0"); err == nil || err.Error() != `unknown type "q4_0"; valid are f32, f16, bf16` {
+		t.Error(err)
 	}
 }
 

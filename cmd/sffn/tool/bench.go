@@ -33,7 +33,8 @@ the ratios.
 as 1.12x, more than 1 where sffn is faster. "all" are those that can run here.
 Factors have openblas, libxsmm and gonum (the first two in builds with the tag
 peers), networks and models PyTorch: torch and torch-compile, with the python3
-of PATH. docs/bench.md has all fields of --json.`,
+of PATH; decoding has llama.cpp, too: llamacpp, which make llamacpp builds.
+docs/bench.md has all fields of --json.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cli.Usagef("say what to measure: sffn bench kernels, ffn, train, decode, merge or runtime")
@@ -85,6 +86,17 @@ func findPeers[Peer any](b *benchmark, cmd *cobra.Command, found *[]Peer, find f
 	}
 	*found = ps
 	return nil
+}
+
+// findPrograms sets the programs of --peers that compute what the command measures.
+func (b *benchmark) findPrograms(cmd *cobra.Command) error {
+	format, err := parseFormat(b.format)
+	if err != nil {
+		return err
+	}
+	return findPeers(b, cmd, &b.bench.Programs, func(names []string) ([]peer.Program, []error, error) {
+		return peer.FindPrograms(cmd.Name(), format, names)
+	})
 }
 
 // openOut begins the file of --out; nil is none.
@@ -255,7 +267,7 @@ network / FLOPs): 1 where structure saves as much time as arithmetic. The networ
 self-guided configuration run with their guides.`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := findPeers(&b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
+			if err := b.findPrograms(cmd); err != nil {
 				return err
 			}
 			return runLayers(&b, cmd, rows, func(m bench.Bench, f spec.FFN, rows int) ([]bench.Result, error) { return m.FFN(f, rows) }, bench.ResultTable)
@@ -268,8 +280,8 @@ self-guided configuration run with their guides.`,
 }
 
 // modelCommand is a benchmark of whole models, over two lists of sizes. It takes
-// spare positions beside those of seqs.
-func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp string, spare int,
+// spare positions beside those of seqs; peers are the names of its peers.
+func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag, seqHelp, peers string, spare int,
 	measure func(bench.Bench, spec.Model, int, int) ([]bench.ModelResult, error), measureDevice deviceMeasure) *cobra.Command {
 	type item struct {
 		spec.Model
@@ -303,7 +315,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if done, err := b.onDevice(cmd, dev, ms, batches, lengths, measureDevice); done || err != nil {
 			return err
 		}
-		if err := findPeers(b, cmd, &b.bench.Torches, peer.FindTorch); err != nil {
+		if err := b.findPrograms(cmd); err != nil {
 			return err
 		}
 		var items []item
@@ -321,7 +333,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 	cmd.Flags().IntSliceVar(&batches, "batch", batches, "numbers of sequences")
 	cmd.Flags().IntSliceVar(&seqs, seqFlag, seqs, seqHelp+", by default no more than the model has positions for")
 	b.flags(cmd, []string{"gpt2s-dense", "gpt2s-lowrank-63"}, 5)
-	b.peersFlag(cmd, "torch, torch-compile")
+	b.peersFlag(cmd, peers)
 	dev.flag(cmd)
 	return cmd
 }
@@ -355,7 +367,7 @@ is the share of the peak in the FLOPs of the model, three times the forward
 pass; "of peak" counts what is computed: causal attention halved, scores that
 the backward pass computes again counted twice, and with --recompute the
 activations that it computes again, too.`,
-	}, []int{1}, []int{1024}, "seq", "tokens of a sequence", 0,
+	}, []int{1}, []int{1024}, "seq", "tokens of a sequence", "torch, torch-compile", 0,
 		func(m bench.Bench, s spec.Model, batch, seq int) ([]bench.ModelResult, error) {
 			r, err := m.Train(s, batch, seq, recompute)
 			return []bench.ModelResult{r}, err
@@ -379,8 +391,11 @@ func newBenchDecode() *cobra.Command {
 attention halved) and decoding one token a sequence after them, beside the
 bounds: multiply-adds, and reading all weights, keys and values, for which a
 buffer of their size is read in turn. With --cold each step takes another copy
-of the model, so that those of small ones come from memory, too.`,
-	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt", bench.DecodeSteps,
+of the model, so that those of small ones come from memory, too.
+
+llama.cpp computes the dense model that a structured one amounts to, with
+weights in F32, BF16, Q8_0 or Q4_0 where --format is f32, bf16, int8 or int4.`,
+	}, []int{1, 4, 16, 64}, []int{512}, "context", "tokens of a prompt", "torch, torch-compile, llamacpp", bench.DecodeSteps,
 		func(m bench.Bench, s spec.Model, batch, context int) ([]bench.ModelResult, error) {
 			var rs []bench.ModelResult
 			if p := (prompt{s.Name, context, m.Pool.Threads()}); !filled[p] { // whatever the batch

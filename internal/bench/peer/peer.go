@@ -1,5 +1,5 @@
-// Package peer runs the same products with other libraries, to be timed in
-// turn with this project's kernels.
+// Package peer runs the same products with other libraries, and the same networks and
+// models with other programs, to be timed in turn with this project's.
 package peer
 
 import (

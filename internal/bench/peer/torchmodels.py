@@ -1,6 +1,6 @@
 """The models of sffn in PyTorch, to be timed in turn with its own.
 
-Standard input: a line of JSON that says what to build (torchJob in torch.go),
+Standard input: a line of JSON that says what to build (Job in program.go),
 then commands. "run N OP" answers {"seconds": S}, what N runs of OP took;
 "show OP" answers {"result": [[...], ...]}, what one run computed. Each answer
 is a line of JSON; the first one says that all is built and has run once.
@@ -205,6 +205,11 @@ class LM(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
 
+def dtype(job):
+    """That of weights and activations; training in bf16 is autocast."""
+    return torch.bfloat16 if job["Format"] == "bf16" else torch.float32
+
+
 def compiled(job, f):
     return torch.compile(f, dynamic=False) if job["Compile"] else f
 
@@ -212,9 +217,10 @@ def compiled(job, f):
 def ffn_ops(job, tensors):
     f = FFN(job["FFN"])
     load(f, tensors)
+    f.to(dtype(job))
     shape = job["Rows"], job["FFN"]["Hidden"]
-    x = tensors.get("x", torch.randn(shape)).view(shape).requires_grad_()
-    dy = tensors.get("dy", torch.randn(shape)).view(shape)
+    x = tensors.get("x", torch.randn(shape)).view(shape).to(dtype(job)).requires_grad_()
+    dy = tensors.get("dy", torch.randn(shape)).view(shape).to(dtype(job))
     infer, train = compiled(job, f.forward), compiled(job, f.forward)
 
     @torch.inference_mode()
@@ -240,7 +246,8 @@ def train_ops(job, tensors):
 
     def step():
         adam.zero_grad(set_to_none=True)
-        loss = loss_of(ids, targets)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=job["Format"] == "bf16"):
+            loss = loss_of(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
         adam.step()
@@ -253,12 +260,13 @@ def decode_ops(job, tensors):
     m, context, steps = job["Model"], job["Seq"], job["Steps"]
     lm = LM(m, job["Networks"]).requires_grad_(False).eval()
     load(lm, tensors)
+    lm.to(dtype(job))
     ids = torch.tensor(job["IDs"]).view(job["Batch"], -1)
     prompt, last = ids[:, :context].contiguous(), ids[:, context:].contiguous()
     capacity = context + steps
     layers = lm.model.layers
     shape = job["Batch"], m["KVHeads"], capacity, m["AttnDim"] // m["QHeads"]
-    keys, values = ([torch.zeros(shape) for _ in layers] for _ in range(2))
+    keys, values = ([torch.zeros(shape, dtype=dtype(job)) for _ in layers] for _ in range(2))
 
     def filling(i):
         def attend(q, k, v, **how):
