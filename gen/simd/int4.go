@@ -21,7 +21,7 @@ func (m *integers) int4(groups reg.GPVirtual) [][]reg.VecVirtual {
 	m.eachGroup(groups, int4Scales, func() {
 		var parts [][]reg.VecVirtual
 		switch {
-		case !m.wide():
+		case !m.dots():
 			parts = m.int4Narrow(low)
 		case m.MR == 1:
 			parts = m.int4One(low)
@@ -64,9 +64,9 @@ func (m *integers) int4Tile(low reg.VecVirtual) [][]reg.VecVirtual {
 		ls, hs := m.vecs(m.nv), m.vecs(m.nv)
 		for j := range m.nv {
 			m.VMOVUPS(m.weights(line, j), hs[j])
-			m.VPANDD(low, hs[j], ls[j])
+			m.and(low, hs[j], ls[j])
 			m.VPSRLD(operand.U8(4), hs[j], hs[j])
-			m.VPANDD(low, hs[j], hs[j])
+			m.and(low, hs[j], hs[j])
 		}
 		m.ask(line)
 		for half, ws := range [][]reg.VecVirtual{ls, hs} {
@@ -74,7 +74,7 @@ func (m *integers) int4Tile(low reg.VecVirtual) [][]reg.VecVirtual {
 				x := m.Vec()
 				m.VPBROADCASTD(m.left(i, 4+8*line+4*half), x)
 				for j, w := range ws {
-					m.VPDPBUSD(x, w, row[j])
+					m.dot(x, w, row[j])
 				}
 			}
 		}
@@ -97,10 +97,10 @@ func (m *integers) int4One(low reg.VecVirtual) [][]reg.VecVirtual {
 		for j := range m.nv {
 			w, l := m.Vec(), m.Vec()
 			m.VMOVUPS(m.weights(line, j), w)
-			m.VPANDD(low, w, l)
-			m.VPANDND(w, low, w)
-			m.VPDPBUSD(x, l, parts[0][j])
-			m.VPDPBUSD(y, w, hs[j])
+			m.and(low, w, l)
+			m.andNot(w, low, w)
+			m.dot(x, l, parts[0][j])
+			m.dot(y, w, hs[j])
 		}
 		m.ask(line)
 	})

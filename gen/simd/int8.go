@@ -12,7 +12,7 @@ func (m *integers) int8(groups reg.GPVirtual) [][]reg.VecVirtual {
 	sums := m.table()
 	for i, row := range sums {
 		for _, v := range row {
-			if m.wide() {
+			if m.dots() {
 				m.VPBROADCASTD(m.left(i, 4-kernel.LeftHead), v)
 			} else {
 				m.Zero(v)
@@ -41,16 +41,16 @@ func (m *integers) int8Line(sums [][]reg.VecVirtual, line int) {
 	ws := m.vecs(m.nv)
 	for j, w := range ws {
 		m.VMOVUPS(m.weights(line, j), w)
-		if !m.wide() {
+		if !m.dots() {
 			m.VPXOR(m.bits(0x80808080), w, w) // less 128: signed
 		}
 	}
 	for i, row := range sums {
 		x := m.Vec()
 		m.VPBROADCASTD(m.left(i, 4+4*line), x)
-		if m.wide() {
+		if m.dots() {
 			for j, w := range ws {
-				m.VPDPBUSD(x, w, row[j])
+				m.dot(x, w, row[j])
 			}
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
+	"github.com/structuredffn/sffn/gen/simd/pass"
 	"github.com/structuredffn/sffn/runtime/kernel"
 )
 
@@ -45,7 +46,7 @@ func (e *asm) integers(k kernel.Row) error {
 	e.MOVQ(mem(segs, int(segLen)), groups)
 	e.ADDQ(operand.U8(kernel.QuantGroup-1), groups)
 	e.SHRQ(operand.U8(5), groups)
-	if e.Lanes() < kernel.HalfPanel {
+	if !m.dots() {
 		m.constantOnes()
 	}
 	t, next := e.GP64(), e.label("tile")
@@ -229,6 +230,35 @@ func (m *integers) store(t reg.GPVirtual, sums [][]reg.VecVirtual) {
 	each(c, func(v reg.VecVirtual, at operand.Mem) { m.VMOVUPS(v, at) })
 }
 
-// wide reports whether there are the instructions of AVX-512 that sum four products of
-// bytes in one go.
+// dots reports whether there is an instruction that sums four products of bytes in one go:
+// that of AVX-512, or, where the kernel may use it, that of AVX-VNNI.
+func (m *integers) dots() bool { return m.wide() || m.With == kernel.HasAVXVNNI }
+
+// dot adds to each int32 of sum the products of four int8 of x and four uint8 of w.
+func (m *integers) dot(x, w, sum reg.VecVirtual) {
+	if m.wide() {
+		m.VPDPBUSD(x, w, sum)
+		return
+	}
+	m.Instruction(pass.VPDPBUSD(x, w, sum))
+}
+
+func (m *integers) and(x, y, dst reg.VecVirtual) {
+	if m.wide() {
+		m.VPANDD(x, y, dst)
+		return
+	}
+	m.VPAND(x, y, dst)
+}
+
+// andNot is x and not y.
+func (m *integers) andNot(x, y, dst reg.VecVirtual) {
+	if m.wide() {
+		m.VPANDND(x, y, dst)
+		return
+	}
+	m.VPANDN(x, y, dst)
+}
+
+// wide says that registers are those of AVX-512.
 func (m *integers) wide() bool { return m.Lanes() == kernel.HalfPanel }

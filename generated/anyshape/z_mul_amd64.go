@@ -1045,13 +1045,28 @@ func mul_f32_strip_6x32_avx2(a *kernel.Args)
 func mul_int4_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_int4_any_1x32_avxvnni_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_int4_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int4_any_2x32_avxvnni_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_int8_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_int8_any_1x32_avxvnni_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_int8_any_2x32_avx2(a *kernel.Args)
 
 //go:noescape
+func mul_int8_any_2x32_avxvnni_avx2(a *kernel.Args)
+
+//go:noescape
 func mul_int8_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8_any_4x32_avxvnni_avx2(a *kernel.Args)

@@ -73,6 +73,9 @@ type Format struct {
 	// Needs are the features beside those of the instruction set. Where a processor lacks
 	// them, [Target.For] takes a lower one.
 	Needs map[ISA][]Feature
+	// Gains is a feature that the kernels of an instruction set gain from: there are two of
+	// each, and the one that has it in [Row.With] runs where the processor has it.
+	Gains map[ISA]Feature
 	// Left is the type of the left operand in memory where it is not that of the
 	// activations: kernels of an instruction set that cannot multiply those read their
 	// values in a wider type.
@@ -90,11 +93,11 @@ var formats = []Format{
 	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16, Peak: OpPeak},
 	{
 		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: ColumnScales, ScaleType: Float32, Needs: vnni, Peak: OpPeakInt8,
+		Scales: ColumnScales, ScaleType: Float32, Needs: vnni, Gains: avxVNNI, Peak: OpPeakInt8,
 	},
 	{
 		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni, Peak: OpPeakInt4,
+		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni, Gains: avxVNNI, Peak: OpPeakInt4,
 	},
 }
 

@@ -34,6 +34,9 @@ const (
 // bytes.
 var vnni = map[ISA][]Feature{AVX512: {HasAVX512VNNI}}
 
+// avxVNNI is what has these instructions for the registers of AVX2.
+var avxVNNI = map[ISA]Feature{AVX2: HasAVXVNNI}
+
 // Quantized says that weights are integers with scales.
 func (n FormatName) Quantized() bool { return n == Int8 || n == Int4 }
 

@@ -33,6 +33,9 @@ type Row struct {
 	// for another one.
 	PrefetchC bool `json:"prefetch_c"`
 	Ahead     int  `json:"ahead"`
+	// With is a feature that the kernel takes beside those of its format: [Format.Gains],
+	// or none.
+	With Feature `json:"with,omitempty"`
 }
 
 // Shape holds the constants of a specialised kernel, in the units of [Args].
@@ -54,7 +57,7 @@ func (s *Shape) K() int {
 
 // Name carries the row:
 //
-//	mul_<format>_<shape>_<MR>x<NR>[_<epilogue>][_w<sweeps>][_u<unroll>][_p<lines ahead>][_n]_<isa>
+//	mul_<format>_<shape>_<MR>x<NR>[_<epilogue>][_w<sweeps>][_u<unroll>][_p<lines ahead>][_n][_<feature>]_<isa>
 //
 // where <shape> is any (every stride in a register), strip (the same, the left
 // operand packed), across (the same, lanes across blocks) or, in entries, k<depth>[s<segments>x<distance>][t<step>]
@@ -99,6 +102,9 @@ func (k Row) Name() string {
 	if !k.PrefetchC && !k.Format.Quantized() {
 		b.WriteString("_n")
 	}
+	if k.With != "" {
+		fmt.Fprintf(&b, "_%s", strings.ToLower(string(k.With)))
+	}
 	fmt.Fprintf(&b, "_%s", k.ISA)
 	return b.String()
 }
@@ -106,7 +112,22 @@ func (k Row) Name() string {
 // Needs are the features that a machine must have to run the kernel.
 func (k Row) Needs() []Feature {
 	f, _ := k.Format.Format()
-	return append(k.ISA.Needs(), f.Needs[k.ISA]...)
+	needs := append(k.ISA.Needs(), f.Needs[k.ISA]...)
+	if k.With != "" {
+		needs = append(needs, k.With)
+	}
+	return needs
+}
+
+// Runs reports whether this machine and build have what the kernel needs.
+func (k Row) Runs() bool { return slices.Contains(Available(), k.ISA) && Has(k.Needs()...) }
+
+// Chosen reports whether the kernel is, of those that differ in With alone, the one for
+// this processor.
+func (k Row) Chosen() bool {
+	f, _ := k.Format.Format()
+	gain, ok := f.Gains[k.ISA]
+	return !ok || Has(gain) == (k.With == gain)
 }
 
 // usualSweeps keeps a tile of six rows in 16 registers.
@@ -201,6 +222,9 @@ func (k Row) Validate() error {
 	}
 	if k.Format.Quantized() && (k.Strip || k.Shape != nil || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
 		fail("format: kernels of %s are %v rows high, for any shape, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, f.KGroup, k.usualSweeps())
+	}
+	if k.With != "" && k.With != f.Gains[k.ISA] {
+		fail("with: kernels of %s on %s have no use for %s", f.Name, k.ISA, k.With)
 	}
 	if k.Strip && f.Weights != f.Activations {
 		fail("strip: weight gradients have operands of one type, %s has %s and %s", f.Name, f.Weights.Name, f.Activations.Name)

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"reflect"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -237,6 +239,30 @@ func TestFMA(t *testing.T) {
 		z := math.Float32frombits(r.Uint32()&0x807fffff | uint32(100+r.IntN(60))<<23)
 		if got, want := fma(x, y, z), exactFMA(x, y, z); got != want {
 			t.Fatalf("%v * %v + %v = %v, want %v", x, y, z, got, want)
+		}
+	}
+}
+
+// Products run the kernel of those that differ in a feature that this processor has.
+func TestGains(t *testing.T) {
+	target := kernel.For(kernel.AVX2)
+	if !slices.Contains(kernel.Available(), kernel.AVX2) {
+		t.Skipf("this machine or build has %v only, and no kernels of AVX2", kernel.Available())
+	}
+	for _, f := range []kernel.FormatName{kernel.Int8, kernel.Int4} {
+		all, err := anyShape(&target, family{format: f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for mr := 1; mr <= target.QuantRows(f); mr *= 2 {
+			want := fmt.Sprintf("mul_%s_any_%dx32_avx2", f, mr)
+			if kernel.Has(kernel.HasAVXVNNI) {
+				want = fmt.Sprintf("mul_%s_any_%dx32_avxvnni_avx2", f, mr)
+			}
+			k, ok := kernel.Lookup(want)
+			if got := all[kernel.Full][mr].run; !ok || reflect.ValueOf(got).Pointer() != reflect.ValueOf(k.Func).Pointer() {
+				t.Errorf("%d rows of %s do not run %s", mr, f, want)
+			}
 		}
 	}
 }

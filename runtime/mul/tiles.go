@@ -74,7 +74,7 @@ func anyShape(t *kernel.Target, f family) (*tiles, error) {
 	}
 	all := &tiles{}
 	for _, k := range cpu.Any(*t) {
-		if k.Format != f.format || k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across {
+		if k.Format != f.format || k.Epilogue != f.epilogue || k.Strip != f.strip || k.Across || !k.Chosen() {
 			continue
 		}
 		info, err := lookup(k)

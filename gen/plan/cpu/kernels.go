@@ -215,12 +215,17 @@ func widths(t *kernel.Target, p plan.Product) []kernel.Width {
 	return ws
 }
 
-// integers lists the kernels of a format of integers.
+// integers lists the kernels of a format of integers: one of each height, and one more with
+// the feature that they gain from.
 func integers(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
 	f, _ := format.Format()
 	for _, mr := range kernel.QuantHeights {
 		if mr <= t.QuantRows(format) {
-			ks = append(ks, kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)})
+			k := kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)}
+			ks = append(ks, k)
+			if k.With = f.Gains[t.ISA]; k.With != "" {
+				ks = append(ks, k)
+			}
 		}
 	}
 	return ks

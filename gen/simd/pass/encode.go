@@ -12,16 +12,28 @@ import (
 )
 
 // encoding is a row of the table of instructions that neither avo nor Go's assembler
-// has: EVEX.F3.0F38.W0 of registers, without a mask.
+// has: W0 of map 0F38, of registers, without a mask.
 type encoding struct {
+	prefix byte // of the manual's 66, F3 and F2, counted from 1
 	opcode byte
+	vex    bool // in place of EVEX
 	needs  []kernel.Feature
 }
 
-// Opcodes and features are those of Intel's manual, volume 2.
+// Prefixes, opcodes and features are those of Intel's manual, volume 2. What both prefixes
+// have has the assembler's name for the one of VEX.
 var encodings = map[string]encoding{
-	"VDPBF16PS":     {0x52, []kernel.Feature{kernel.HasAVX512BF16}},
-	"VCVTNEPS2BF16": {0x72, []kernel.Feature{kernel.HasAVX512BF16}},
+	"VDPBF16PS":     {2, 0x52, false, []kernel.Feature{kernel.HasAVX512BF16}},
+	"VCVTNEPS2BF16": {2, 0x72, false, []kernel.Feature{kernel.HasAVX512BF16}},
+	vexVPDPBUSD:     {1, 0x50, true, []kernel.Feature{kernel.HasAVXVNNI}},
+}
+
+const vexVPDPBUSD = "{vex} VPDPBUSD"
+
+// VPDPBUSD adds to each int32 of sum the products of four int8 of x and four uint8 of w,
+// in registers of 256 bits of a processor that may have no AVX-512.
+func VPDPBUSD(x, w, sum reg.Register) *ir.Instruction {
+	return encoded(vexVPDPBUSD, []operand.Op{x, w, sum}, sum)
 }
 
 // VDPBF16PS adds to each float32 of sum the products of the pairs of bfloat16 in x and
@@ -41,10 +53,11 @@ func VCVTNEPS2BF16(x, dst reg.Register) *ir.Instruction {
 func encoded(opcode string, ops []operand.Op, read ...operand.Op) *ir.Instruction {
 	dst := len(ops) - 1
 	i := &ir.Instruction{Opcode: opcode, Operands: ops, Inputs: append(append([]operand.Op(nil), ops[:dst]...), read...), Outputs: ops[dst:]}
-	for _, f := range encodings[opcode].needs {
+	e := encodings[opcode]
+	for _, f := range e.needs {
 		i.ISA = append(i.ISA, string(f))
 	}
-	if ops[0].(reg.Register).Size() < 64 {
+	if !e.vex && ops[0].(reg.Register).Size() < 64 {
 		i.ISA = append(i.ISA, string(kernel.HasAVX512VL))
 	}
 	return i
@@ -76,10 +89,16 @@ func encode(f *ir.File) error {
 				rs = append(rs, r)
 				text += " " + r.Asm()
 			}
-			b := e.bytes(rs)
-			nodes = append(nodes, ir.NewComment(text),
-				&ir.Instruction{Opcode: "LONG", Operands: []operand.Op{operand.U32(binary.LittleEndian.Uint32(b[:]))}},
-				&ir.Instruction{Opcode: "WORD", Operands: []operand.Op{operand.U16(binary.LittleEndian.Uint16(b[4:]))}})
+			b, err := e.bytes(rs)
+			if err != nil {
+				return fmt.Errorf("pass: %s: %s: %w", fn.Name, text, err)
+			}
+			nodes = append(nodes, ir.NewComment(text), &ir.Instruction{Opcode: "LONG", Operands: []operand.Op{operand.U32(binary.LittleEndian.Uint32(b))}})
+			if b = b[4:]; len(b) == 1 {
+				nodes = append(nodes, &ir.Instruction{Opcode: "BYTE", Operands: []operand.Op{operand.U8(b[0])}})
+			} else {
+				nodes = append(nodes, &ir.Instruction{Opcode: "WORD", Operands: []operand.Op{operand.U16(binary.LittleEndian.Uint16(b))}})
+			}
 		}
 		fn.Nodes = nodes
 	}
@@ -87,8 +106,9 @@ func encode(f *ir.File) error {
 }
 
 // bytes encodes the instruction with two or three registers, in the order of Go's
-// assembler: the one of r/m, that of vvvv if there are three, and that of reg.
-func (e encoding) bytes(rs []reg.Physical) [6]byte {
+// assembler: the one of r/m, that of vvvv if there are three, and that of reg. VEX has
+// places for the lower sixteen registers, of at most 256 bits.
+func (e encoding) bytes(rs []reg.Physical) ([]byte, error) {
 	rm, dst := rs[0].PhysicalIndex(), rs[len(rs)-1].PhysicalIndex()
 	// The prefix holds the upper bits of registers, and those of the second one,
 	// inverted.
@@ -97,14 +117,21 @@ func (e encoding) bytes(rs []reg.Physical) [6]byte {
 		v = rs[1].PhysicalIndex()
 	}
 	not := func(x reg.Index, bit int) byte { return byte(^x>>bit) & 1 }
-	const map0F38, f3 = 2, 2
+	const map0F38 = 2
 	width := map[uint]byte{16: 0, 32: 1, 64: 2}[rs[0].Size()]
-	return [6]byte{
+	modRM := 0xc0 | byte(dst&7)<<3 | byte(rm&7)
+	if e.vex {
+		if max(rm, v, dst) > 15 || width > 1 {
+			return nil, fmt.Errorf("VEX has no such registers")
+		}
+		return []byte{0xc4, not(dst, 3)<<7 | 1<<6 | not(rm, 3)<<5 | map0F38, byte(^v&15)<<3 | width<<2 | e.prefix, e.opcode, modRM}, nil
+	}
+	return []byte{
 		0x62,
 		not(dst, 3)<<7 | not(rm, 4)<<6 | not(rm, 3)<<5 | not(dst, 4)<<4 | map0F38,
-		byte(^v&15)<<3 | 1<<2 | f3,
+		byte(^v&15)<<3 | 1<<2 | e.prefix,
 		width<<5 | not(v, 4)<<3,
 		e.opcode,
-		0xc0 | byte(dst&7)<<3 | byte(rm&7),
-	}
+		modRM,
+	}, nil
 }

@@ -24,11 +24,11 @@ import (
 var (
 	zmm = []reg.Register{reg.Z0, reg.Z1, reg.Z2, reg.Z3, reg.Z4, reg.Z5, reg.Z6, reg.Z7, reg.Z8, reg.Z9, reg.Z10, reg.Z11, reg.Z12, reg.Z13, reg.Z14, reg.Z15,
 		reg.Z16, reg.Z17, reg.Z18, reg.Z19, reg.Z20, reg.Z21, reg.Z22, reg.Z23, reg.Z24, reg.Z25, reg.Z26, reg.Z27, reg.Z28, reg.Z29, reg.Z30, reg.Z31}
-	bf16 = append(slices.Clone(avx512), kernel.HasAVX512BF16)
+	all = append(slices.Clone(avx512), kernel.HasAVX512BF16, kernel.HasAVXVNNI)
 )
 
-// compiled are the bytes of the instructions.
-func compiled(t *testing.T, is ...*ir.Instruction) []byte {
+// compile compiles a function of the instructions.
+func compile(t *testing.T, needs []kernel.Feature, is ...*ir.Instruction) (*ir.File, error) {
 	t.Helper()
 	c := build.NewContext()
 	c.Function("f")
@@ -42,7 +42,14 @@ func compiled(t *testing.T, is ...*ir.Instruction) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Compile(f, Needs{"f": bf16}); err != nil {
+	return f, Compile(f, Needs{"f": needs})
+}
+
+// compiled are the bytes of the instructions.
+func compiled(t *testing.T, is ...*ir.Instruction) []byte {
+	t.Helper()
+	f, err := compile(t, all, is...)
+	if err != nil {
 		t.Fatal(err)
 	}
 	var b []byte
@@ -52,6 +59,8 @@ func compiled(t *testing.T, is ...*ir.Instruction) []byte {
 			b = binary.LittleEndian.AppendUint32(b, uint32(i.Operands[0].(operand.U32)))
 		case "WORD":
 			b = binary.LittleEndian.AppendUint16(b, uint16(i.Operands[0].(operand.U16)))
+		case "BYTE":
+			b = append(b, byte(i.Operands[0].(operand.U8)))
 		}
 	}
 	return b
@@ -69,9 +78,34 @@ func TestEncode(t *testing.T) {
 		{"62f27e0872d1", VCVTNEPS2BF16(reg.X1, reg.X2)},
 		{"62827e0872c7", VCVTNEPS2BF16(reg.X31, reg.X16)},
 		{"62427e0872f1", VCVTNEPS2BF16(reg.X9, reg.X30)},
+		{"c4e26d50d9", VPDPBUSD(reg.Y1, reg.Y2, reg.Y3)},
+		{"c4423d50cf", VPDPBUSD(reg.Y15, reg.Y8, reg.Y9)},
+		{"c4c20550c0", VPDPBUSD(reg.Y8, reg.Y15, reg.Y0)},
+		{"c4627d50e7", VPDPBUSD(reg.Y7, reg.Y0, reg.Y12)},
+		{"c4e26950d9", VPDPBUSD(reg.X1, reg.X2, reg.X3)},
 	} {
 		if got := hex.EncodeToString(compiled(t, c.i)); got != c.want {
 			t.Errorf("%s %v: %s, want %s", c.i.Opcode, c.i.Operands, got, c.want)
+		}
+	}
+}
+
+// VEX has no registers beyond the sixteenth, and none of 512 bits; what is of AVX-VNNI is
+// no function's that does not need it.
+func TestEncodeRefused(t *testing.T) {
+	for _, c := range []struct {
+		i     *ir.Instruction
+		needs []kernel.Feature
+		want  string
+	}{
+		{VPDPBUSD(reg.Y16, reg.Y2, reg.Y3), all, "VEX has no such registers"},
+		{VPDPBUSD(reg.Y1, reg.Y17, reg.Y3), all, "VEX has no such registers"},
+		{VPDPBUSD(reg.Y1, reg.Y2, reg.Y31), all, "VEX has no such registers"},
+		{VPDPBUSD(reg.Z1, reg.Z2, reg.Z3), all, "VEX has no such registers"},
+		{VPDPBUSD(reg.Y1, reg.Y2, reg.Y3), avx512, "needs AVXVNNI"},
+	} {
+		if _, err := compile(t, c.needs, c.i); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.i.Operands, err, c.want)
 		}
 	}
 }
@@ -94,6 +128,13 @@ func TestDisassembled(t *testing.T) {
 			is = append(is, VCVTNEPS2BF16(x(rs[0]), x(rs[1])))
 			want = append(want, fmt.Sprintf("vcvtneps2bf16 %%xmm%d,%%xmm%d", rs[0], rs[1]))
 		}
+		for _, rs := range [][3]int{{n, 5, 12}, {12, n, 5}, {5, 12, n}, {n, n, n}} {
+			if n < 16 {
+				y := func(i int) reg.Register { return zmm[i].(reg.VecPhysical).AsY() }
+				is = append(is, VPDPBUSD(y(rs[0]), y(rs[1]), y(rs[2])))
+				want = append(want, fmt.Sprintf("{vex} vpdpbusd %%ymm%d,%%ymm%d,%%ymm%d", rs[0], rs[1], rs[2]))
+			}
+		}
 	}
 	file := filepath.Join(t.TempDir(), "code")
 	if err := os.WriteFile(file, compiled(t, is...), 0o666); err != nil {
@@ -104,7 +145,7 @@ func TestDisassembled(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	var got []string
-	for _, m := range regexp.MustCompile(`(?m)\t(v\w+ +\S+)$`).FindAllSubmatch(out, -1) {
+	for _, m := range regexp.MustCompile(`(?m)\t((?:\{vex\} )?v\w+ +\S+)$`).FindAllSubmatch(out, -1) {
 		got = append(got, string(bytes.Join(bytes.Fields(m[1]), []byte(" "))))
 	}
 	if !slices.Equal(got, want) {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,11 +24,11 @@ func small(fields map[string]string) []byte {
 	}
 	var b bytes.Buffer
 	b.WriteByte('{')
-	for key, value := range all {
+	for _, key := range slices.Sorted(maps.Keys(all)) {
 		if b.Len() > 1 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, "%q: %s", key, value)
+		fmt.Fprintf(&b, "%q: %s", key, all[key])
 	}
 	b.WriteByte('}')
 	return b.Bytes()
