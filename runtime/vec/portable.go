@@ -289,9 +289,13 @@ func pack(a *kernel.VecArgs) {
 	for g := range a.Groups {
 		dst := unsafe.Slice((*float32)(unsafe.Add(a.P[0], g*a.GroupStep)), a.Rows*a.N)
 		for r := range a.Rows {
-			row := unsafe.Add(a.P[1], r*a.Stride+g*a.N*a.Step)
-			for i := range a.N {
-				dst[r*a.N+i] = *(*float32)(unsafe.Add(row, i*a.Step))
+			row, to := unsafe.Add(a.P[1], r*a.Stride+g*a.N*a.Step), dst[r*a.N:(r+1)*a.N]
+			if a.Step == kernel.EntryBytes {
+				copy(to, unsafe.Slice((*float32)(row), a.N))
+				continue
+			}
+			for i := range to {
+				to[i] = *(*float32)(unsafe.Add(row, i*a.Step))
 			}
 		}
 	}
@@ -299,11 +303,13 @@ func pack(a *kernel.VecArgs) {
 
 func sumStrips(a *kernel.VecArgs) {
 	pack(a)
-	sums := unsafe.Slice((*float32)(a.P[2]), a.Groups*a.N)
+	all := unsafe.Slice((*float32)(a.P[2]), a.Groups*a.N)
 	for g := range a.Groups {
-		strip := unsafe.Slice((*float32)(unsafe.Add(a.P[0], g*a.GroupStep)), a.Rows*a.N)
-		for i, x := range strip {
-			sums[g*a.N+i%a.N] += x
+		strip, sums := unsafe.Slice((*float32)(unsafe.Add(a.P[0], g*a.GroupStep)), a.Rows*a.N), all[g*a.N:(g+1)*a.N]
+		for ; len(strip) > 0; strip = strip[a.N:] {
+			for i, x := range strip[:a.N] {
+				sums[i] += x
+			}
 		}
 	}
 }
