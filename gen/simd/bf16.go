@@ -28,13 +28,15 @@ func (e *asm) native() bool { return e.Lanes() == kernel.HalfPanel }
 // roundBF16 is what VCVTNEPS2BF16 does, in instructions that each set has: the upper halves
 // of what it returns, whose lower halves hold anything.
 func (e *asm) roundBF16(x reg.VecVirtual) reg.VecVirtual {
-	a, t := e.Vec(), e.Vec()
+	a, t, low := e.Vec(), e.Vec(), e.Vec()
 	e.VANDPS(e.bits(0x7fffffff), x, a)
 	e.VMOVUPS(e.bits(0x7f800000), t)
 	e.VPSUBD(a, t, t)
 	e.VPSRAD(operand.U8(31), t, t) // all ones where x is NaN
+	e.VANDPS(a, t, low)
+	e.VANDPS(e.bits(0xffff), low, low)
+	e.VPSUBD(low, a, a) // nothing rounds the upper bits of a NaN
 	e.VANDPS(e.bits(0x00400000), t, t)
-	e.VPMINSD(e.bits(0x7fff0000), a, a) // a NaN that rounding would carry over
 	e.VORPS(t, a, a)
 	// Half of the last place that stays, and one more where that is odd.
 	e.VPSRLD(operand.U8(16), a, t)

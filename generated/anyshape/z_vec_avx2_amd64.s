@@ -2485,8 +2485,10 @@ main117:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2508,8 +2510,10 @@ main117:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2541,8 +2545,10 @@ main119:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2575,8 +2581,10 @@ end120:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2623,8 +2631,10 @@ main123:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2641,8 +2651,10 @@ main123:
 	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD Y1, Y3, Y3
 	VPSRAD $0x1f, Y3, Y3
-	VANDPS constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
 	VORPS Y3, Y1, Y1
 	VPSRLD $0x10, Y1, Y3
 	VANDPS constants_avx2<>+1696(SB), Y3, Y3
@@ -2662,8 +2674,10 @@ main123:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2680,8 +2694,10 @@ main123:
 	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD Y1, Y3, Y3
 	VPSRAD $0x1f, Y3, Y3
-	VANDPS constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
 	VORPS Y3, Y1, Y1
 	VPSRLD $0x10, Y1, Y3
 	VANDPS constants_avx2<>+1696(SB), Y3, Y3
@@ -2711,8 +2727,10 @@ main125:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2729,8 +2747,10 @@ main125:
 	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD Y1, Y3, Y3
 	VPSRAD $0x1f, Y3, Y3
-	VANDPS constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
 	VORPS Y3, Y1, Y1
 	VPSRLD $0x10, Y1, Y3
 	VANDPS constants_avx2<>+1696(SB), Y3, Y3
@@ -2761,8 +2781,10 @@ end126:
 	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD Y2, Y3, Y3
 	VPSRAD $0x1f, Y3, Y3
-	VANDPS constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VANDPS Y2, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y2, Y2
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
 	VORPS Y3, Y2, Y2
 	VPSRLD $0x10, Y2, Y3
 	VANDPS constants_avx2<>+1696(SB), Y3, Y3
@@ -2779,8 +2801,10 @@ end126:
 	VMOVUPS constants_avx2<>+1600(SB), Y4
 	VPSUBD Y2, Y4, Y4
 	VPSRAD $0x1f, Y4, Y4
-	VANDPS constants_avx2<>+1632(SB), Y4, Y4
-	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VANDPS Y2, Y4, Y5
+	VANDPS constants_avx2<>+1632(SB), Y5, Y5
+	VPSUBD Y5, Y2, Y2
+	VANDPS constants_avx2<>+1664(SB), Y4, Y4
 	VORPS Y4, Y2, Y2
 	VPSRLD $0x10, Y2, Y4
 	VANDPS constants_avx2<>+1696(SB), Y4, Y4
@@ -2827,8 +2851,10 @@ main129:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2847,8 +2873,10 @@ main129:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2877,8 +2905,10 @@ main131:
 	VMOVUPS constants_avx2<>+1600(SB), Y2
 	VPSUBD Y1, Y2, Y2
 	VPSRAD $0x1f, Y2, Y2
-	VANDPS constants_avx2<>+1632(SB), Y2, Y2
-	VPMINSD constants_avx2<>+1664(SB), Y1, Y1
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
 	VORPS Y2, Y1, Y1
 	VPSRLD $0x10, Y1, Y2
 	VANDPS constants_avx2<>+1696(SB), Y2, Y2
@@ -2908,8 +2938,10 @@ end132:
 	VMOVUPS constants_avx2<>+1600(SB), Y3
 	VPSUBD Y2, Y3, Y3
 	VPSRAD $0x1f, Y3, Y3
-	VANDPS constants_avx2<>+1632(SB), Y3, Y3
-	VPMINSD constants_avx2<>+1664(SB), Y2, Y2
+	VANDPS Y2, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y2, Y2
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
 	VORPS Y3, Y2, Y2
 	VPSRLD $0x10, Y2, Y3
 	VANDPS constants_avx2<>+1696(SB), Y3, Y3
@@ -4201,22 +4233,22 @@ DATA constants_avx2<>+1616(SB)/4, $0x7f800000
 DATA constants_avx2<>+1620(SB)/4, $0x7f800000
 DATA constants_avx2<>+1624(SB)/4, $0x7f800000
 DATA constants_avx2<>+1628(SB)/4, $0x7f800000
-DATA constants_avx2<>+1632(SB)/4, $0x00400000
-DATA constants_avx2<>+1636(SB)/4, $0x00400000
-DATA constants_avx2<>+1640(SB)/4, $0x00400000
-DATA constants_avx2<>+1644(SB)/4, $0x00400000
-DATA constants_avx2<>+1648(SB)/4, $0x00400000
-DATA constants_avx2<>+1652(SB)/4, $0x00400000
-DATA constants_avx2<>+1656(SB)/4, $0x00400000
-DATA constants_avx2<>+1660(SB)/4, $0x00400000
-DATA constants_avx2<>+1664(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1668(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1672(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1676(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1680(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1684(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1688(SB)/4, $0x7fff0000
-DATA constants_avx2<>+1692(SB)/4, $0x7fff0000
+DATA constants_avx2<>+1632(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1636(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1640(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1644(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1648(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1652(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1656(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1660(SB)/4, $0x0000ffff
+DATA constants_avx2<>+1664(SB)/4, $0x00400000
+DATA constants_avx2<>+1668(SB)/4, $0x00400000
+DATA constants_avx2<>+1672(SB)/4, $0x00400000
+DATA constants_avx2<>+1676(SB)/4, $0x00400000
+DATA constants_avx2<>+1680(SB)/4, $0x00400000
+DATA constants_avx2<>+1684(SB)/4, $0x00400000
+DATA constants_avx2<>+1688(SB)/4, $0x00400000
+DATA constants_avx2<>+1692(SB)/4, $0x00400000
 DATA constants_avx2<>+1696(SB)/4, $0x00000001
 DATA constants_avx2<>+1700(SB)/4, $0x00000001
 DATA constants_avx2<>+1704(SB)/4, $0x00000001

@@ -315,13 +315,13 @@ func sumStrips(a *kernel.VecArgs) {
 }
 
 // BF16 rounds to the nearest bfloat16, ties to even; subnormal numbers become zeros of
-// their sign. NaN stays one.
+// their sign. NaN keeps its upper bits, and is quiet.
 func BF16(x float32) uint16 {
 	u := math.Float32bits(x)
 	sign, a := u&0x80000000, u&0x7fffffff
 	switch {
 	case a > 0x7f800000:
-		a = min(a, 0x7fff0000) | 0x00400000
+		return uint16(u>>16) | 0x0040
 	case a < 0x00800000:
 		return uint16(sign >> 16)
 	}

@@ -535,7 +535,8 @@ func (t *Table) Peak(f kernel.FormatName, operations float64) float64 {
 }
 
 // ToBF16 rounds rows of n entries, ldSrc apart, to bfloat16; those of dst are ldDst
-// apart. They are followed by zeros up to a whole vector, for which there must be room.
+// apart. They are followed by zeros up to a whole vector of the kernel, at most that of the
+// target, for which there must be room.
 func (t *Table) ToBF16(dst []uint16, src []float32, rows, n, ldDst, ldSrc int) {
 	if rows == 0 || n == 0 {
 		return

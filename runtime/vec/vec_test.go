@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -439,7 +440,7 @@ func TestPeak(t *testing.T) {
 	} {
 		for op, times := range want {
 			if !slices.Contains(kernel.Available(), isa) || kernel.Vec(isa, op) == nil {
-				t.Logf("%s, %s: this machine lacks what it needs", isa, op)
+				t.Logf("%s, %s: left out, this machine or build lacks %v or assembly", isa, op, slices.Concat(isa.Needs(), op.Needs(isa)))
 			} else if got := round(isa, op) / round(isa, kernel.OpPeak); got != times {
 				t.Errorf("%s, %s: %g times the operations of multiply-adds in float32, want %g", isa, op, got, times)
 			}
@@ -456,8 +457,8 @@ func TestPeak(t *testing.T) {
 
 // A processor that lacks what a format's peak needs is not given it.
 func TestPeakNeeds(t *testing.T) {
-	if !slices.Contains(kernel.Available(), kernel.AVX512) {
-		t.Skip("skipped: no AVX-512")
+	if kernel.Vec(kernel.AVX512, kernel.OpPeak) == nil {
+		t.Skip("skipped: this build has no assembly, whose kernels alone need features")
 	}
 	for _, f := range []cpuid.FeatureID{cpuid.AVX512BF16, cpuid.AVX512VNNI} {
 		if cpuid.CPU.Has(f) {
@@ -473,6 +474,48 @@ func TestPeakNeeds(t *testing.T) {
 		}
 		if kernel.Vec(kernel.AVX2, f.Peak) == nil {
 			t.Errorf("%s: no peak on AVX2", name)
+		}
+	}
+}
+
+// Where the processor has no instructions that round to bfloat16, the kernels of AVX2 run
+// with AVX-512, and round to the same bits.
+func TestRoundWithout(t *testing.T) {
+	if !slices.Contains(kernel.Available(), kernel.AVX512) {
+		t.Skipf("this machine or build has %v only, and no kernels of AVX-512", kernel.Available())
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	const n = 1027
+	x, odd := make([]float32, n), make([]float32, n)
+	for i := range x {
+		x[i], odd[i] = math.Float32frombits(r.Uint32()), math.Float32frombits(r.Uint32())
+	}
+	round := func(t *Table) (halves []uint16, pairs []uint32, floats []float32) {
+		halves, pairs, floats = make([]uint16, n+kernel.LaneGroup), make([]uint32, n), make([]float32, n)
+		t.ToBF16(halves, x, 1, n, n, n)
+		t.PairBF16(pairs, x, odd, 1, n, n)
+		t.RoundBF16(floats, x, 1, n, n, n)
+		return halves[:n], pairs, floats
+	}
+	target := kernel.For(kernel.AVX512)
+	halves, pairs, floats := round(On(&target))
+	if cpuid.CPU.Has(cpuid.AVX512BF16) {
+		cpuid.CPU.Disable(cpuid.AVX512BF16)
+		defer cpuid.CPU.Enable(cpuid.AVX512BF16)
+	}
+	target.Name = "without" // tables are kept by target
+	without := On(&target)
+	if got, want := reflect.ValueOf(without.fns[kernel.OpBF16]).Pointer(), reflect.ValueOf(kernel.Vec(kernel.AVX2, kernel.OpBF16)).Pointer(); got != want {
+		t.Error("what rounds is not the kernel of AVX2")
+	}
+	h, p, f := round(without)
+	for i := range x {
+		if want := BF16(x[i]); halves[i] != want {
+			t.Fatalf("%08x: %04x, want %04x", math.Float32bits(x[i]), halves[i], want)
+		}
+		if h[i] != halves[i] || p[i] != pairs[i] || math.Float32bits(f[i]) != math.Float32bits(floats[i]) {
+			t.Fatalf("%08x and %08x without the processor's instructions: %04x, %08x, %08x; with them %04x, %08x, %08x", math.Float32bits(x[i]), math.Float32bits(odd[i]),
+				h[i], p[i], math.Float32bits(f[i]), halves[i], pairs[i], math.Float32bits(floats[i]))
 		}
 	}
 }

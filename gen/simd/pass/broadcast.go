@@ -10,7 +10,7 @@ import (
 
 // lanewise are the instructions that repeat an operand of 32 bits in memory for every
 // lane (EVEX, embedded broadcast).
-var lanewise = []string{"VADDPS", "VSUBPS", "VMULPS", "VDIVPS", "VMINPS", "VMAXPS", "VANDPS", "VCMPPS", "VPADDD", "VPMINSD",
+var lanewise = []string{"VADDPS", "VSUBPS", "VMULPS", "VDIVPS", "VMINPS", "VMAXPS", "VANDPS", "VCMPPS",
 	"VFMADD213PS", "VFMADD231PS", "VFNMADD231PS"}
 
 // Broadcast makes instructions repeat their operand in a pool of constants of 32 bits for
