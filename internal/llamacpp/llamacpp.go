@@ -30,7 +30,7 @@ func Start(t testing.TB, file string) *Probe {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
 	program := filepath.Join(filepath.Dir(here), "..", "..", "build", "llamacpp", "probe")
-	if _, err := os.Stat(program); err != nil {
+	if _, err := os.Stat(filepath.Dir(program)); err != nil {
 		t.Skip("skipped: no build/llamacpp (make llamacpp)")
 	}
 	p := &Probe{t: t, errors: &bytes.Buffer{}}

@@ -45,13 +45,17 @@ func (LlamaCPP) program() (string, error) {
 		folders = append(folders, filepath.Dir(filepath.Dir(self)))
 	}
 	for _, dir := range folders {
-		if name, err := filepath.Abs(filepath.Join(dir, llamaProgram)); err == nil {
-			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-				return name, nil
-			}
+		name, err := filepath.Abs(filepath.Join(dir, llamaProgram))
+		if err != nil {
+			return "", err
+		}
+		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+			return name, nil
+		} else if _, err := os.Stat(filepath.Dir(name)); err == nil {
+			return "", fmt.Errorf("%s is not whole, it has no %s: build it again with make llamacpp", filepath.Dir(name), filepath.Base(name))
 		}
 	}
-	return "", fmt.Errorf("there is no %s in the working directory, nor where sffn is in bin: build it with make llamacpp", llamaProgram)
+	return "", absent{fmt.Errorf("there is no %s in the working directory, nor where sffn is in bin: build it with make llamacpp", llamaProgram)}
 }
 
 // Start writes the job's parameters to a file, which llama.cpp reads. Each sequence has

@@ -18,11 +18,7 @@ import (
 func llamaOrSkip(t *testing.T, format kernel.FormatName) Program {
 	t.Helper()
 	t.Chdir(filepath.Join("..", "..", ".."))
-	found, _, err := FindPrograms("decode", format, []string{"llamacpp"})
-	if err != nil {
-		t.Skip("skipped: ", err)
-	}
-	return found[0]
+	return oneOrSkip(t, "decode", format, "llamacpp")
 }
 
 // wide are models that llama.cpp has architectures for, of whole groups of its types.

@@ -46,6 +46,9 @@ func Find(names []string) (found []Library, absent []error, err error) {
 	return find(names, append(slices.Clone(tagged), gonum{}))
 }
 
+// absent is the error of a peer that is not installed here.
+type absent struct{ error }
+
 // candidate is a peer by name; check says why it cannot run here as it should.
 type candidate interface {
 	Name() string

@@ -35,7 +35,7 @@ func (t Torch) check() error {
 		return fmt.Errorf("PyTorch computes in %s or %s here, not in %s", kernel.F32, kernel.BF16, t.Format)
 	}
 	if out, err := exec.Command("python3", "-c", "import torch").CombinedOutput(); err != nil {
-		return fmt.Errorf("python3 has no torch (%s): install it with pip install torch, and have its python3 first in PATH", lastLine(out, err))
+		return absent{fmt.Errorf("python3 has no torch (%s): install it with pip install torch, and have its python3 first in PATH", lastLine(out, err))}
 	}
 	if !t.Compile {
 		return nil
@@ -45,7 +45,7 @@ func (t Torch) check() error {
 		cxx = "g++"
 	}
 	if _, err := exec.LookPath(cxx); err != nil {
-		return fmt.Errorf("torch.compile needs a C++ compiler: install g++, or name another one in CXX (%w)", err)
+		return absent{fmt.Errorf("torch.compile needs a C++ compiler: install g++, or name another one in CXX (%w)", err)}
 	}
 	return nil
 }

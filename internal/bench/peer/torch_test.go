@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -22,9 +23,18 @@ import (
 // torchOrSkip skips where PyTorch cannot run, and says what is missing.
 func torchOrSkip(t *testing.T, name string, format kernel.FormatName) Program {
 	t.Helper()
-	found, _, err := FindPrograms("ffn", format, []string{name})
-	if err != nil {
-		t.Skip("skipped: ", err)
+	return oneOrSkip(t, "ffn", format, name)
+}
+
+// oneOrSkip finds a program. The test is skipped where it is not installed; any other error
+// is a failure.
+func oneOrSkip(t *testing.T, mode string, format kernel.FormatName, name string) Program {
+	t.Helper()
+	found, _, err := FindPrograms(mode, format, []string{name})
+	if missing := (absent{}); errors.As(err, &missing) {
+		t.Skip("skipped: ", missing)
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	return found[0]
 }
