@@ -1,9 +1,10 @@
 package runtime
 
 import (
-	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/structuredffn/sffn/gen/spec"
 	"github.com/structuredffn/sffn/internal/runtimetest"
@@ -89,33 +90,54 @@ func TestWideBackward(t *testing.T) {
 	}
 }
 
-// BenchmarkBLAST times the S networks of 63 and 32 % at 2048 rows: whose profile says
-// what share of the time the middle factors take.
-func BenchmarkBLAST(b *testing.B) {
-	for _, rank := range []int{368, 176} {
-		f := spec.FFN{Kind: spec.BLAST, Hidden: 768, FFN: 3072, Rank: rank, Blocks: 16, Act: spec.GELU, Bias: true}
-		r := rand.New(rand.NewPCG(1, 1))
-		w := FFNWeights{randomWeights(r, f.FC1()), randomWeights(r, f.FC2())}
-		n, err := NewFFN(f, w, Options{Pool: runtimetest.PoolOf(1), Train: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		const m = 2048
-		ws, saved, g := n.NewWorkspace(), n.NewSaved(m), FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
-		x, y, dx := runtimetest.Random(r, m*f.Hidden, 1), make([]float32, m*f.Hidden), make([]float32, m*f.Hidden)
-		for name, pass := range map[string]func(){
-			"forward":  func() { n.Forward(y, x, nil, m, saved, ws) },
-			"backward": func() { n.Backward(dx, g, y, x, m, saved, false, ws) },
-		} {
+// BenchmarkFFN times the passes of the S networks at 2048 rows, and at one row, and packing
+// their weights. min-ms is the shortest of the calls, which neighbours disturb least.
+func BenchmarkFFN(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		f    spec.FFN
+	}{
+		{"dense", spec.FFN{Kind: spec.Dense}}, {"lowrank_r384", spec.FFN{Kind: spec.LowRank, Rank: 384}}, {"lowrank_r192", spec.FFN{Kind: spec.LowRank, Rank: 192}},
+		{"blockshuffle_b2", spec.FFN{Kind: spec.BlockShuffle, Blocks: 2}}, {"blockshuffle_b4", spec.FFN{Kind: spec.BlockShuffle, Blocks: 4}},
+		{"blast_r368", spec.FFN{Kind: spec.BLAST, Rank: 368, Blocks: 16}}, {"blast_r176", spec.FFN{Kind: spec.BLAST, Rank: 176, Blocks: 16}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			f, r := c.f, rand.New(rand.NewPCG(1, 1))
+			f.Hidden, f.FFN, f.Act, f.Bias = 768, 3072, spec.GELU, true
+			w := FFNWeights{randomWeights(r, f.FC1()), randomWeights(r, f.FC2())}
+			n, err := NewFFN(f, w, Options{Pool: runtimetest.PoolOf(1), Train: true})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer n.Close()
+			const m = 2048
+			ws, saved, g := n.NewWorkspace(), n.NewSaved(m), FFNWeights{emptyLike(w.FC1), emptyLike(w.FC2)}
+			defer ws.Close()
+			defer saved.Close()
+			x, y, dx := runtimetest.Random(r, m*f.Hidden, 1), make([]float32, m*f.Hidden), make([]float32, m*f.Hidden)
 			n.Forward(y, x, nil, m, saved, ws)
-			b.Run(fmt.Sprintf("%s_r%d", name, rank), func(b *testing.B) {
-				for b.Loop() {
-					pass()
-				}
-			})
-		}
-		saved.Close()
-		ws.Close()
-		n.Close()
+			n.BackwardData(dx, y, m, saved, ws)
+			for _, pass := range []struct {
+				name string
+				run  func()
+			}{
+				{"weights", func() { n.BackwardWeights(g, y, x, m, saved, false, ws) }},
+				{"data", func() { n.BackwardData(dx, y, m, saved, ws) }},
+				{"forward", func() { n.Forward(y, x, nil, m, saved, ws) }},
+				{"backward", func() { n.Backward(dx, g, y, x, m, saved, false, ws) }},
+				{"pack", func() { n.MarkStale(); n.Repack() }},
+				{"row", func() { n.Forward(y, x, nil, 1, nil, ws) }},
+			} {
+				b.Run(pass.name, func(b *testing.B) {
+					shortest := math.Inf(1)
+					for b.Loop() {
+						start := time.Now()
+						pass.run()
+						shortest = min(shortest, time.Since(start).Seconds())
+					}
+					b.ReportMetric(1e3*shortest, "min-ms")
+				})
+			}
+		})
 	}
 }
