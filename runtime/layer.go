@@ -66,8 +66,8 @@ type Options struct {
 	// other bits: the same for every number of rows and threads, and for specialised
 	// and any-shape kernels.
 	Format kernel.FormatName
-	// KV is the format that attention holds keys and values in: F32, which empty is, or
-	// BF16, to which they are rounded. That of training is F32.
+	// KV is what attention holds keys and values in, one of [kernel.KVFormats], to which
+	// they are rounded; empty is F32, which is that of training.
 	KV kernel.FormatName
 	// AnyShape leaves the specialised kernels out, for comparison: the results
 	// have the same bits.

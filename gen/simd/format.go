@@ -32,6 +32,7 @@ var steps = map[kernel.FormatName]map[kernel.ISA]step{
 	kernel.F32:   {kernel.AVX512: float32Step, kernel.AVX2: float32Step},
 	kernel.BF16W: {kernel.AVX512: widened(false), kernel.AVX2: widened(false)},
 	kernel.BF16:  {kernel.AVX512: pairStep, kernel.AVX2: widened(true)},
+	kernel.Int8W: {kernel.AVX512: bytesStep, kernel.AVX2: bytesStep},
 }
 
 var float32Step = step{
@@ -67,6 +68,17 @@ func widened(lastFirst bool) step {
 		left:     broadcast,
 		multiply: fma,
 	}
+}
+
+// bytesStep makes float32 of as many bytes as a vector has lanes.
+var bytesStep = step{
+	k: 1,
+	load: func(e *asm, m operand.Mem, _ int, b reg.VecVirtual) {
+		e.VPMOVSXBD(m, b)
+		e.VCVTDQ2PS(b, b)
+	},
+	left:     broadcast,
+	multiply: fma,
 }
 
 func broadcast(e *asm, m operand.Mem, x reg.VecVirtual) { e.VBROADCASTSS(m, x) }

@@ -287,6 +287,13 @@ var emitVec = map[kernel.VecOp]func(*asm){
 			b.st(0, x)
 		})
 	},
+	kernel.OpMultiply: func(e *asm) {
+		e.loop(2, []int{0, 1}, func(b *vecBody) {
+			x := b.ld(0)
+			b.VMULPS(b.ld(1), x, x)
+			b.st(0, x)
+		})
+	},
 	kernel.OpAxpy: func(e *asm) {
 		a := e.scalar(0)
 		e.loop(2, []int{0, 1}, func(b *vecBody) {

@@ -736,6 +736,21 @@ func mul_int8_any_4x32_avx512(a *kernel.Args)
 func mul_int8_any_6x32_avx512(a *kernel.Args)
 
 //go:noescape
+func mul_int8w_any_12x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_1x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_2x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_4x32_avx512(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_6x32_avx512(a *kernel.Args)
+
+//go:noescape
 func mul_bf16_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape
@@ -1070,3 +1085,15 @@ func mul_int8_any_4x32_avx2(a *kernel.Args)
 
 //go:noescape
 func mul_int8_any_4x32_avxvnni_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_1x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_2x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_4x32_avx2(a *kernel.Args)
+
+//go:noescape
+func mul_int8w_any_6x32_avx2(a *kernel.Args)

@@ -55,6 +55,9 @@ func vec_f32_dot_avx512(a *kernel.VecArgs)
 func vec_f32_scale_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_multiply_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_axpy_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -182,6 +185,9 @@ func vec_f32_dot_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_scale_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_multiply_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_axpy_avx2(a *kernel.VecArgs)

@@ -177,13 +177,21 @@ func (b *Bench) Prefill(s spec.Model, context int) (ModelResult, error) {
 	return r, nil
 }
 
+// keyBytes is what a key, or a value, of so many entries takes.
+func (b *Bench) keyBytes(entries int) float64 {
+	packs, _ := b.KV.Held()
+	f, _ := packs.Format()
+	bytes := float64(entries*f.Weights.Bits) / 8
+	if b.KV == kernel.Int8 {
+		bytes += kernel.EntryBytes // its scale
+	}
+	return bytes
+}
+
 // Decode times decoding one token a sequence after prompts of context tokens.
 func (b *Bench) Decode(s spec.Model, batch, context int) (ModelResult, error) {
 	n := float64(batch)
-	kv := 8 * float64(s.Layers) * n * float64(context) * float64(s.KVHeads*s.HeadDim())
-	if b.KV == kernel.BF16 {
-		kv /= 2
-	}
+	kv := float64(s.Layers) * n * float64(context) * float64(2*s.KVHeads) * b.keyBytes(s.HeadDim())
 	bytes := float64(model.PredictMemory(s, b.Format, false, false, 1).Packs) + kv
 	size := min(int(bytes), memoryBytes())
 	decoders := make([]*decoder, 1)

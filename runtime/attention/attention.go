@@ -3,6 +3,7 @@
 package attention
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"time"
@@ -64,8 +65,10 @@ type Attention struct {
 	mul   *mul.Multiplier
 	group int
 	cols  int // HeadDim rounded up to whole panels
-	// packs is the format of packed keys and values, float32 or bfloat16 widened.
+	// packs is the format of packed keys and values: float32, or what is widened to it.
 	packs kernel.Format
+	// ones are what quantising multiplies rows of integers by, nil where there are none.
+	ones []float32
 }
 
 const (
@@ -73,17 +76,14 @@ const (
 	queryBlock = kernel.QueryBlock
 )
 
-// New binds the kernels of a target, for keys and values that are held in a format: F32,
-// or BF16, to which they are rounded. Queries and probabilities stay float32. There is no
-// backward pass of rounded ones.
+// New binds the kernels of a target, for keys and values that are held in one of
+// [kernel.KVFormats], to which they are rounded: in Int8 each key and each value of a head
+// has a scale, by which the largest of its entries is 127. Queries and probabilities stay
+// float32. There is no backward pass of rounded ones.
 func New(s Spec, p *pool.Pool, target *kernel.Target, kv kernel.FormatName) (*Attention, error) {
-	held := kernel.F32
-	switch kv {
-	case "", kernel.F32:
-	case kernel.BF16:
-		held = kernel.BF16W
-	default:
-		return nil, fmt.Errorf("runtime: keys and values in %q: want %s or %s", kv, kernel.F32, kernel.BF16)
+	held, ok := kv.Held()
+	if !ok {
+		return nil, fmt.Errorf("runtime: keys and values in %q; valid: %v", kv, kernel.KVFormats())
 	}
 	packs, _ := held.Format()
 	if s.QHeads < 1 || s.KVHeads < 1 || s.HeadDim < 1 || s.QHeads%s.KVHeads != 0 {
@@ -103,29 +103,43 @@ func New(s Spec, p *pool.Pool, target *kernel.Target, kv kernel.FormatName) (*At
 	if s.Window > 0 {
 		name += fmt.Sprintf(", a window of %d", s.Window)
 	}
-	return &Attention{Spec: s, name: name, pool: p, vec: vec.On(target), mul: m,
-		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1), packs: packs}, nil
+	a := &Attention{Spec: s, name: name, pool: p, vec: vec.On(target), mul: m,
+		group: s.QHeads / s.KVHeads, cols: (s.HeadDim + kernel.Panel - 1) &^ (kernel.Panel - 1), packs: packs}
+	if packs.Weights == kernel.Integer8 {
+		a.ones = make([]float32, kernel.QuantGroups(s.HeadDim)*kernel.QuantGroup)
+		for i := range a.ones {
+			a.ones[i] = 1
+		}
+	}
+	return a, nil
 }
 
 // keysValues holds the packed keys and values of one sequence and one
 // key/value head: the layout of both the training pass and the decoder's
 // cache. It is [key/128] blocks of the keys, [128/32][head dim][32], the right
 // operand of the scores, and the values, [cols/32][128][32], that of the
-// outputs; of bfloat16, pairs of head dims and of keys side by side. Blocks fill up from the front: what is in use is a single stretch of
-// memory but for the last block. (Processors read ahead some 16 KB beyond the
-// end of every stretch.)
+// outputs; of bfloat16, pairs of head dims and of keys side by side. Between the keys and
+// the values of integers are their scales, [2][128]. Blocks fill up from the front: what is
+// in use is a single stretch of memory but for the last block. (Processors read ahead some
+// 16 KB beyond the end of every stretch.)
 type keysValues []float32
 
 // size is the number of entries for up to n keys.
 func (a *Attention) size(n int) int { return mul.CeilDiv(n, keyBlock) * a.blockSize() }
 
-// keysSize, valuesSize and blockSize are the numbers of entries of float32 that a block
-// of keys takes.
+// keysSize, valuesSize, scalesSize and blockSize are the numbers of entries of float32 that
+// a block of keys takes.
 func (a *Attention) keysSize() int { return keyBlock / kernel.Panel * a.keyPanel() / kernel.EntryBytes }
 func (a *Attention) valuesSize() int {
 	return a.cols / kernel.Panel * a.valuePanel() / kernel.EntryBytes
 }
-func (a *Attention) blockSize() int { return a.keysSize() + a.valuesSize() }
+func (a *Attention) scalesSize() int {
+	if a.ones == nil {
+		return 0
+	}
+	return 2 * keyBlock
+}
+func (a *Attention) blockSize() int { return a.keysSize() + a.scalesSize() + a.valuesSize() }
 
 // keyPanel and valuePanel are the bytes of a panel of each.
 func (a *Attention) keyPanel() int   { return a.packs.PanelBytes(kernel.Panel, a.HeadDim) }
@@ -137,18 +151,30 @@ func (a *Attention) keys(c keysValues, k0 int) []float32 {
 }
 
 func (a *Attention) values(c keysValues, k0 int) []float32 {
-	return c[k0/keyBlock*a.blockSize()+a.keysSize():][:a.valuesSize()]
+	return c[k0/keyBlock*a.blockSize()+a.keysSize()+a.scalesSize():][:a.valuesSize()]
+}
+
+// scales are those of the block's keys and values; empty where these have none.
+func (a *Attention) scales(c keysValues, k0 int) (keys, values []float32) {
+	s := c[k0/keyBlock*a.blockSize()+a.keysSize():][:a.scalesSize()]
+	return s[:len(s)/2], s[len(s)/2:]
 }
 
 // put packs the keys and values of positions [pos, pos+n); k and v point at
 // the first of n rows, stride entries apart.
-func (a *Attention) put(c keysValues, k, v []float32, stride, pos, n int) {
+func (a *Attention) put(s *attnScratch, c keysValues, k, v []float32, stride, pos, n int) {
 	for i := 0; i < n; {
 		p := pos + i
 		in := p % keyBlock
 		keys, values := a.keys(c, p-in)[in/kernel.Panel*a.keyPanel()/kernel.EntryBytes:], a.values(c, p-in)
-		if a.packs.Weights == kernel.BFloat16 {
+		switch a.packs.Weights {
+		case kernel.BFloat16:
 			a.putRounded(keys, values, k[i*stride:][:a.HeadDim], v[i*stride:][:a.HeadDim], in)
+			i++
+			continue
+		case kernel.Integer8:
+			ofKeys, ofValues := a.scales(c, p-in)
+			ofKeys[in], ofValues[in] = a.putIntegers(s, keys, values, k[i*stride:][:a.HeadDim], v[i*stride:][:a.HeadDim], in)
 			i++
 			continue
 		}
@@ -187,6 +213,38 @@ func (a *Attention) putRounded(keys, values, k, v []float32, in int) {
 	}
 }
 
+// putIntegers packs the integers of one key and its value, the in-th of a block, and returns
+// their scales.
+func (a *Attention) putIntegers(s *attnScratch, keys, values, k, v []float32, in int) (ofKey, ofValue float32) {
+	n := kernel.LeftRow(a.HeadDim)
+	if len(s.integers) < n {
+		s.integers = make([]byte, n)
+	}
+	panel := integers(keys)[in%kernel.Panel:]
+	ofKey = a.eachGroup(s, k, func(d int, group []int8) {
+		for j, x := range group {
+			panel[(d+j)*kernel.Panel] = x
+		}
+	})
+	toValues := integers(values)[in*kernel.Panel:]
+	ofValue = a.eachGroup(s, v, func(d int, group []int8) { copy(toValues[d/kernel.Panel*a.valuePanel():], group) })
+	return ofKey, ofValue
+}
+
+// eachGroup calls f with the integers of a row, a group of entries at a time from entry d on,
+// and returns the row's scale.
+func (a *Attention) eachGroup(s *attnScratch, x []float32, f func(d int, group []int8)) float32 {
+	a.vec.Quantize(s.integers, x, a.ones)
+	for d := 0; d < len(x); d += kernel.QuantGroup {
+		at := kernel.LeftHead + d/kernel.QuantGroup*kernel.LeftGroupBytes + kernel.LeftGroupBytes - kernel.QuantGroup
+		f(d, unsafe.Slice((*int8)(unsafe.Pointer(&s.integers[at])), min(kernel.QuantGroup, len(x)-d)))
+	}
+	return math.Float32frombits(binary.NativeEndian.Uint32(s.integers))
+}
+
+// integers views entries as four times as many bytes.
+func integers(x []float32) []int8 { return unsafe.Slice((*int8)(unsafe.Pointer(&x[0])), 4*len(x)) }
+
 // roundedRow is the number of entries that are rounded at a time.
 const roundedRow = 64
 
@@ -197,7 +255,7 @@ func halves(x []float32) []uint16 { return unsafe.Slice((*uint16)(unsafe.Pointer
 // first panel on. Groups of keys that begin elsewhere are copied.
 func (a *Attention) valuesFrom(values []float32, lo, hi int) []float32 {
 	if a.packs.KGroup == 1 {
-		return values[lo*kernel.Panel:]
+		return values[lo*kernel.Panel*a.packs.Weights.Bits/kernel.Float32.Bits:]
 	}
 	if lo%2 == 0 {
 		return values[lo/2*kernel.Panel:]
@@ -293,7 +351,8 @@ func (a *Attention) average(s *attnScratch, c keysValues, out []float32, q queri
 	for k0 := first; k0 < last; k0 += keyBlock {
 		keys := min(keyBlock, last-k0)
 		a.scores(s, a.keys(c, k0), s.p, q, k0, keys)
-		s.Elementwise(func() { a.softmaxBlock(s, out, q, k0, keys, k0 > first) })
+		ofKeys, ofValues := a.scales(c, k0)
+		s.Elementwise(func() { a.softmaxBlock(s, ofKeys, ofValues, out, q, k0, keys, k0 > first) })
 		args := kernel.Args{
 			A: unsafe.Pointer(&s.p[0]), LDA: kernel.EntryBytes * keyBlock, KStep: kernel.EntryBytes,
 			B: unsafe.Pointer(&a.values(c, k0)[0]), PanelStep: a.valuePanel(),
@@ -322,16 +381,23 @@ func (a *Attention) average(s *attnScratch, c keysValues, out []float32, q queri
 // relative to the largest score so far, and rescales what earlier blocks gave
 // where that one grew. Exponents are differences of scores, times the scale:
 // the largest is exactly 0, however coarse float32 is at the scores' size. later
-// says that there are earlier blocks.
-func (a *Attention) softmaxBlock(s *attnScratch, out []float32, q queries, k0, keys int, later bool) {
+// says that there are earlier blocks. Scores of keys that are integers come without the
+// keys' scales, and exponentials leave with the values'.
+func (a *Attention) softmaxBlock(s *attnScratch, ofKeys, ofValues, out []float32, q queries, k0, keys int, later bool) {
 	for i := range q.rows {
 		row := s.p[i*keyBlock:][:keys]
 		lo, hi := a.seen(q.at(i), k0, keys)
 		if lo < hi {
 			seen := row[lo:hi]
+			if a.ones != nil {
+				a.vec.Multiply(seen, ofKeys[lo:hi])
+			}
 			m := max(s.max[i], a.vec.Max(seen))
 			corr := float32(math.Exp(float64((s.max[i] - m) * a.Scale)))
 			s.sum[i] = s.sum[i]*corr + a.vec.ExpSumBelow(seen, seen, m, a.Scale, 0)
+			if a.ones != nil {
+				a.vec.Multiply(seen, ofValues[lo:hi])
+			}
 			if later && corr != 1 {
 				a.vec.Scale(out[i*a.cols:][:a.cols], corr)
 			}
@@ -360,6 +426,8 @@ type attnScratch struct {
 	max, sum [queryBlock]float32
 	p, dp    []float32 // [queryBlock, keyBlock]
 	out      []float32 // [queryBlock, cols]
+	// integers is a row of a key or value, quantised.
+	integers []byte
 	// Packed rows of the query block for the gradients of keys and values.
 	qPanels, doPanels []float32
 }
@@ -492,15 +560,15 @@ func (ws *Workspace) rows(i int) (k, v []float32) {
 	return row[(a.QHeads+h)*a.HeadDim:], row[(a.QHeads+a.KVHeads+h)*a.HeadDim:]
 }
 
-func (ws *Workspace) packStep(_, i int) {
+func (ws *Workspace) packStep(worker, i int) {
 	k, v := ws.rows(i)
-	ws.a.put(ws.head(&ws.kv, i), k, v, ws.a.RowWidth(), 0, ws.seq)
+	ws.a.put(&ws.scratch[worker], ws.head(&ws.kv, i), k, v, ws.a.RowWidth(), 0, ws.seq)
 }
 
 // oppositeStep packs the values transposed and the keys plain.
-func (ws *Workspace) oppositeStep(_, i int) {
+func (ws *Workspace) oppositeStep(worker, i int) {
 	k, v := ws.rows(i)
-	ws.a.put(ws.head(&ws.kt2, i), v, k, ws.a.RowWidth(), 0, ws.seq)
+	ws.a.put(&ws.scratch[worker], ws.head(&ws.kt2, i), v, k, ws.a.RowWidth(), 0, ws.seq)
 }
 
 // Backward computes dqkv, shaped as qkv, from do and the o, sums and qkv of
@@ -513,7 +581,7 @@ func (ws *Workspace) oppositeStep(_, i int) {
 // may be NaN: masked entries of P and dS are zeros here, not left out.
 func (a *Attention) Backward(dqkv, do, o, sums, qkv []float32, batch, seq int, ws *Workspace) {
 	if a.packs.Name != kernel.F32 {
-		panic("runtime: " + a.name + ": keys and values are held in bfloat16, of which there is no backward pass")
+		panic("runtime: " + a.name + ": keys and values are held rounded, and of rounded ones there is no backward pass")
 	}
 	m := a.checkBatch(batch, seq, ws)
 	contract.Rows(a.name, "dqkv", dqkv, m, a.RowWidth())

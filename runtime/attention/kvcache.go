@@ -129,7 +129,7 @@ func (ws *Workspace) extendStep(worker, i int) {
 	sp, kvh := ws.spans[i/a.KVHeads], i%a.KVHeads
 	kv := ws.cache.kv[sp.Seq*ws.cache.heads+kvh]
 	row := ws.qkv[sp.Row*width:]
-	a.put(kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
+	a.put(&ws.scratch[worker], kv, row[(a.QHeads+kvh)*hd:], row[(a.QHeads+a.KVHeads+kvh)*hd:], width, sp.Pos, sp.Rows)
 	if sp.Rows == 1 { // the heads of the group read keys and values once
 		for j := 0; j < a.group; j += queryBlock {
 			h := kvh*a.group + j

@@ -50,6 +50,10 @@ const (
 	// BF16W has the packs of BF16, widened and multiplied with float32 activations in
 	// increasing k.
 	BF16W FormatName = "bf16w"
+	// Int8W has integers of 8 bits in its packs, widened and multiplied with float32
+	// activations in increasing k. It is one of keys and values, whose scales are no part of
+	// its packs: values have one for each k.
+	Int8W FormatName = "int8w"
 )
 
 // Format is a row of the table of formats: how the weights of a product are packed,
@@ -80,6 +84,10 @@ type Format struct {
 	// activations: kernels of an instruction set that cannot multiply those read their
 	// values in a wider type.
 	Left map[ISA]Type
+	// Heights are those of the format's kernels, rising; nil for every one.
+	Heights []int
+	// KeysValues says that no layer's weights come in the format.
+	KeysValues bool
 	// Peak is the operation that measures the rate of the format's multiply-adds.
 	Peak VecOp
 }
@@ -93,25 +101,61 @@ var formats = []Format{
 	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16, Peak: OpPeak},
 	{
 		Name: Int8, Weights: Integer8, Activations: Integer8, Accumulator: Integer32, KGroup: 4, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: ColumnScales, ScaleType: Float32, Needs: vnni, Gains: avxVNNI, Peak: OpPeakInt8,
+		Scales: ColumnScales, ScaleType: Float32, Needs: vnni, Gains: avxVNNI, Heights: fewHeights, Peak: OpPeakInt8,
 	},
 	{
 		Name: Int4, Weights: Integer4, Activations: Integer8, Accumulator: Integer32, KGroup: 8, KPad: QuantGroup, MaxKC: MaxKCIntegers,
-		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni, Gains: avxVNNI, Peak: OpPeakInt4,
+		Scales: GroupScales, ScaleType: BFloat16, ScaleGroup: QuantGroup, Needs: vnni, Gains: avxVNNI, Heights: fewHeights, Peak: OpPeakInt4,
 	},
+	{Name: Int8W, Weights: Integer8, Activations: Float32, Accumulator: Float32, KGroup: 1, MaxKC: MaxKC, Heights: fewHeights, KeysValues: true, Peak: OpPeak},
 }
 
-// Formats lists the names of the formats.
-func Formats() (names []FormatName) {
+// fewHeights are those of formats of integers.
+var fewHeights = []int{1, 2, 4, 6, 12}
+
+// Formats lists the names of the formats of weights.
+func Formats() []FormatName { return namesWhere(func(f Format) bool { return !f.KeysValues }) }
+
+// AllFormats lists those of keys and values, too.
+func AllFormats() []FormatName { return namesWhere(func(Format) bool { return true }) }
+
+func namesWhere(which func(Format) bool) (names []FormatName) {
 	for _, f := range formats {
-		names = append(names, f.Name)
+		if which(f) {
+			names = append(names, f.Name)
+		}
 	}
 	return names
 }
 
+// held has, of what keys and values may be held in, the format of their packs.
+var held = []struct{ as, packs FormatName }{{F32, F32}, {BF16, BF16W}, {Int8, Int8W}}
+
+// KVFormats lists what keys and values may be held in.
+func KVFormats() (names []FormatName) {
+	for _, h := range held {
+		names = append(names, h.as)
+	}
+	return names
+}
+
+// Held is the format of the packs of keys and values that are held in this one, and
+// whether they may be: one whose numbers are widened and multiplied with float32.
+func (n FormatName) Held() (FormatName, bool) {
+	if n == "" {
+		n = F32
+	}
+	for _, h := range held {
+		if h.as == n {
+			return h.packs, true
+		}
+	}
+	return "", false
+}
+
 // ParseFormat is the format of a name, or an error that lists the valid ones.
 func ParseFormat(s string) (FormatName, error) {
-	if f, ok := FormatName(s).Format(); ok {
+	if f, ok := FormatName(s).Format(); ok && !f.KeysValues {
 		return f.Name, nil
 	}
 	return "", fmt.Errorf("unknown format %q; valid: %v", s, Formats())

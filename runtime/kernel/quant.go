@@ -58,24 +58,3 @@ func QuantAhead(f FormatName, mr int) int {
 	}
 	return 64
 }
-
-// QuantHeights are the heights of the kernels of integers, rising.
-var QuantHeights = []int{1, 2, 4, 6, 12}
-
-// QuantHeight is the height of the next tile when m rows are left, of at most so many.
-func QuantHeight(m, most int) (mr int) {
-	for _, h := range QuantHeights {
-		if h <= min(m, most) {
-			mr = h
-		}
-	}
-	return mr
-}
-
-// QuantRows is the height of the tallest tile of a format of integers.
-func (s *Schedule) QuantRows(f FormatName) int {
-	if f == Int4 {
-		return s.Int4Rows
-	}
-	return s.Int8Rows
-}

@@ -157,10 +157,10 @@ func (k Row) usualAhead() int {
 	if k.Format.Quantized() {
 		return QuantAhead(k.Format, k.MR)
 	}
-	if k.Strip || k.MR <= 2 {
+	f, _ := k.Format.Format()
+	if k.Strip || k.MR <= 2 || f.KeysValues {
 		return 0
 	}
-	f, _ := k.Format.Format()
 	return k.NR / 8 * f.Weights.Bits / Float32.Bits
 }
 
@@ -185,7 +185,7 @@ func (k Row) Validate() error {
 	}
 	f, ok := k.Format.Format()
 	if !ok {
-		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, Formats()))...)
+		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, AllFormats()))...)
 	}
 	within("mr", k.MR, 1, MaxMR)
 	if k.Across {
@@ -220,8 +220,11 @@ func (k Row) Validate() error {
 	if f.Name != F32 && (k.NR != Panel || k.Epilogue != Linear) {
 		fail("format: kernels of %s are %d columns wide and leave activations to a pass of their own, not %d wide with epilogue %q", f.Name, Panel, k.NR, k.Epilogue)
 	}
-	if k.Format.Quantized() && (k.Strip || k.Shape != nil || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps() || !slices.Contains(QuantHeights, k.MR)) {
-		fail("format: kernels of %s are %v rows high, for any shape, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, QuantHeights, f.KGroup, k.usualSweeps())
+	if k.Format.Quantized() && (k.Strip || k.Shape != nil || k.PrefetchC || k.Unroll != f.KGroup || k.Sweeps != k.usualSweeps()) {
+		fail("format: kernels of %s are for any shape, and take %d k in a round in %d sweeps; they ask for nothing that they store", f.Name, f.KGroup, k.usualSweeps())
+	}
+	if f.Heights != nil && !slices.Contains(f.Heights, k.MR) {
+		fail("format: kernels of %s are %v rows high", f.Name, f.Heights)
 	}
 	if k.With != "" && k.With != f.Gains[k.ISA] {
 		fail("with: kernels of %s on %s have no use for %s", f.Name, k.ISA, k.With)

@@ -167,6 +167,30 @@ func (s *Schedule) RowTile(m int, w Width) int {
 	return next(m, t.Max, t.Main)
 }
 
+// FormatTile is that of a format, whose kernels may have heights of their own.
+func (s *Schedule) FormatTile(f *Format, m int, w Width) (mr int) {
+	if f.Heights == nil {
+		return s.RowTile(m, w)
+	}
+	for _, h := range f.Heights {
+		if h <= min(m, s.Tallest(f.Name)) {
+			mr = h
+		}
+	}
+	return mr
+}
+
+// Tallest is the height of the tallest tile of a format over one panel.
+func (s *Schedule) Tallest(f FormatName) int {
+	switch f {
+	case Int8:
+		return s.Int8Rows
+	case Int4:
+		return s.Int4Rows
+	}
+	return s.Tiles[Full].Max
+}
+
 // next is how many of m come next, main of them where there are enough, the last two
 // times balanced, or all where most allows it.
 func next(m, most, main int) int {

@@ -41,6 +41,7 @@ const (
 	OpSoftmaxBackward
 	OpDot
 	OpScale
+	OpMultiply
 	OpAxpy
 	OpColSum
 	OpRotate
@@ -77,7 +78,7 @@ const noOp VecOp = -1
 // vecNames are the names of operations; those of activations have their epilogue's.
 var vecNames = [NumVecOps]string{
 	OpSum: "sum", OpSumDeviations: "sumdeviations", OpNormalize: "normalize", OpNormSums: "normsums", OpNormApply: "normapply", OpMax: "max",
-	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
+	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpMultiply: "multiply", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpWeave2: "weave2", OpWeave2Add: "weave2add", OpWeave4: "weave4", OpWeave4Add: "weave4add", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
 	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns", OpTranspose: "transpose",
 	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read",

@@ -173,6 +173,10 @@ func newProblem(r *rand.Rand, k kernel.Info, lens []int, step, tiles int) *probl
 func (p *problem) pack(width, panels int) {
 	p.left, p.right, p.ldLeft, p.ldRight = p.a, p.b, 4*p.lda, 4*p.panelStep
 	f, _ := p.k.Format.Format()
+	if f.Name == kernel.Int8W {
+		p.packBytes(width, panels)
+		return
+	}
 	if f.Weights != kernel.BFloat16 {
 		return
 	}
@@ -235,6 +239,20 @@ func (p *problem) pack(width, panels int) {
 		})
 	}
 	p.segs = []kernel.Segment{{Len: depth}}
+}
+
+// packBytes makes integers of b, and packs of them.
+func (p *problem) packBytes(width, panels int) {
+	p.ldRight = width*p.depth + 64
+	p.right = poison(((panels-1)*p.ldRight + width*p.depth) / 4)
+	bytes := unsafe.Slice((*int8)(unsafe.Pointer(&p.right[0])), 4*len(p.right))
+	for i := range panels {
+		for j := range width * p.depth {
+			b := &p.b[i*p.panelStep+j]
+			whole := max(-127, min(127, math.RoundToEven(float64(*b)*64*math.Sqrt(float64(p.depth)))))
+			*b, bytes[i*p.ldRight+j] = float32(whole), int8(whole)
+		}
+	}
 }
 
 // bits16 views entries as twice as many of 16 bits.

@@ -254,7 +254,7 @@ func TestGains(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for mr := 1; mr <= target.QuantRows(f); mr *= 2 {
+		for mr := 1; mr <= target.Tallest(f); mr *= 2 {
 			want := fmt.Sprintf("mul_%s_any_%dx32_avx2", f, mr)
 			if kernel.Has(kernel.HasAVXVNNI) {
 				want = fmt.Sprintf("mul_%s_any_%dx32_avxvnni_avx2", f, mr)

@@ -52,7 +52,7 @@ func (m *Multiplier) RunNeeded(s *Scratch, a kernel.Args, rows, panels int, need
 		s.args = a
 		s.args.NR = kernel.Widths[w]
 		for r := 0; r < rows; r += s.args.MR {
-			s.args.MR = m.target.RowTile(rows-r, w)
+			s.args.MR = m.target.FormatTile(&m.format, rows-r, w)
 			some := need(r, s.args.MR)
 			s.args.NTiles, s.seg.Len = min(n, CeilDiv(some.Panels-at, step)), some.Depth-some.From
 			if s.args.NTiles <= 0 || s.seg.Len <= 0 {

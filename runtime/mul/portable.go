@@ -91,6 +91,13 @@ func portableSum(format kernel.FormatName, s []float32, a *kernel.Args, i int, p
 				s[j] += v * vec.FromBF16(w[k%2])
 			}
 		})
+	case kernel.Int8W:
+		// In the order of the segments: s[j] += A[i,k] * B[k][j].
+		eachLeft(a, i, func(k int, v float32) {
+			for j, w := range unsafe.Slice((*int8)(unsafe.Add(panel, len(s)*k)), len(s)) {
+				s[j] += v * float32(w)
+			}
+		})
 	case kernel.BF16:
 		// Pairs of k, the odd one first, of rows whose entries are bfloat16 already:
 		// s[j] = A[i,2p]*B[p][j][0] + (A[i,2p+1]*B[p][j][1] + s[j]), each rounded once; what is

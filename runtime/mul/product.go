@@ -131,10 +131,7 @@ func (q *Product) segments(k0, kc int) (base int, segs []kernel.Segment) {
 
 // rowTile is the height of the next tile of a width when m rows are left.
 func (q *Product) rowTile(m int, w kernel.Width) int {
-	if q.Format.Quantized() {
-		return kernel.QuantHeight(m, q.target.QuantRows(q.Format))
-	}
-	return q.target.RowTile(m, w)
+	return q.target.FormatTile(q.format(), m, w)
 }
 
 // kStep is the distance of neighbouring k there.

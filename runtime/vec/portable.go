@@ -124,6 +124,13 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			x[i] *= a.S[0]
 		}
 	},
+	// P0 *= P1.
+	kernel.OpMultiply: func(a *kernel.VecArgs) {
+		x, f := p(a, 0), p(a, 1)
+		for i := range x {
+			x[i] *= f[i]
+		}
+	},
 	// P0 += S0*P1.
 	kernel.OpAxpy: func(a *kernel.VecArgs) {
 		y, x := p(a, 0), p(a, 1)

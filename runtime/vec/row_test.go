@@ -316,9 +316,10 @@ var rows = withActivations(map[kernel.VecOp]row{
 		operands: "oii", inPlace: [][2]int{{0, 1}, {0, 2}}, s: []float32{0.25, 0.7},
 		entry: func(x, s []num) []num { return one(x[1].Mul(x[2].Sub(s[0])).Mul(s[1])) },
 	},
-	kernel.OpDot:   {operands: "ii", terms: func(x, _ []num) []num { return one(x[0].Mul(x[1])) }},
-	kernel.OpScale: {operands: "u", s: []float32{-0.7}, entry: func(x, s []num) []num { return one(x[0].Mul(s[0])) }},
-	kernel.OpAxpy:  {operands: "ui", s: []float32{0.7}, entry: func(x, s []num) []num { return one(x[0].Add(s[0].Mul(x[1]))) }},
+	kernel.OpDot:      {operands: "ii", terms: func(x, _ []num) []num { return one(x[0].Mul(x[1])) }},
+	kernel.OpMultiply: {operands: "ui", entry: func(x, s []num) []num { return one(x[0].Mul(x[1])) }},
+	kernel.OpScale:    {operands: "u", s: []float32{-0.7}, entry: func(x, s []num) []num { return one(x[0].Mul(s[0])) }},
+	kernel.OpAxpy:     {operands: "ui", s: []float32{0.7}, entry: func(x, s []num) []num { return one(x[0].Add(s[0].Mul(x[1]))) }},
 	kernel.OpColSum: {
 		operands: "ui",
 		shapes: func(kernel.ISA) (all []shape) {

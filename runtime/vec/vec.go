@@ -273,6 +273,9 @@ func (t *Table) Scale(x []float32, a float32) {
 	t.each(kernel.OpScale, kernel.VecArgs{S: [10]float32{a}}, x)
 }
 
+// Multiply multiplies x by f, entry by entry.
+func (t *Table) Multiply(x, f []float32) { t.each(kernel.OpMultiply, kernel.VecArgs{}, x, f) }
+
 // Add adds x to y.
 func (t *Table) Add(y, x []float32) { t.Axpy(y, 1, x) }
 

@@ -299,7 +299,7 @@ func modelCommand(b *benchmark, cmd *cobra.Command, batches, seqs []int, seqFlag
 		if err := dev.check(); err != nil {
 			return err
 		}
-		if (b.format != string(kernel.F32) || b.kv == string(kernel.BF16)) && dev != onCPU {
+		if (b.format != string(kernel.F32) || b.kv != "" && b.kv != string(kernel.F32)) && dev != onCPU {
 			return cli.Usagef("--format, --kv: formats are those of the CPU's kernels, want --device cpu")
 		}
 		ms, err := b.models()

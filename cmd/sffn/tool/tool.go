@@ -5,6 +5,7 @@ package tool
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -61,28 +62,31 @@ func (m *machine) formatFlags(cmd *cobra.Command) {
 }
 
 func kvFlag(cmd *cobra.Command, kv *string) {
-	cmd.Flags().StringVar(kv, "kv", string(kernel.F32), "what keys and values are held in: f32 or bf16, half as much memory")
-	cli.Complete(cmd, "kv", string(kernel.F32), string(kernel.BF16))
+	cmd.Flags().StringVar(kv, "kv", string(kernel.F32), "what keys and values are held in: f32, bf16 (half as much memory) or int8 (a quarter, and a scale for each key and value of a head)")
+	cli.Complete(cmd, "kv", names(kernel.KVFormats())...)
 }
 
 // parseKV is the format that the flag names, f32 where a command has no flag.
 func parseKV(name string) (kernel.FormatName, error) {
-	switch f := kernel.FormatName(name); f {
-	case "":
+	if name == "" {
 		return kernel.F32, nil
-	case kernel.F32, kernel.BF16:
+	}
+	if f := kernel.FormatName(name); slices.Contains(kernel.KVFormats(), f) {
 		return f, nil
 	}
-	return "", cli.Usagef("--kv: unknown format %q; valid: [%s %s]", name, kernel.F32, kernel.BF16)
+	return "", cli.Usagef("--kv: unknown format %q; valid: %v", name, kernel.KVFormats())
 }
 
 func formatFlag(cmd *cobra.Command, format *string) {
 	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too), bf16w (weights alone), int8 or int4 (activations are int8)")
-	var names []string
-	for _, f := range kernel.Formats() {
+	cli.Complete(cmd, "format", names(kernel.Formats())...)
+}
+
+func names(formats []kernel.FormatName) (names []string) {
+	for _, f := range formats {
 		names = append(names, string(f))
 	}
-	cli.Complete(cmd, "format", names...)
+	return names
 }
 
 // parseFormat is the format that the flag names, f32 where a command has no flag.

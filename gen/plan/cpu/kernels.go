@@ -14,7 +14,7 @@ import (
 func row(t *kernel.Target, format kernel.FormatName, mr int, w kernel.Width, e kernel.Epilogue, strip bool) kernel.Row {
 	f, _ := format.Format()
 	k := kernel.Row{ISA: t.ISA, Format: f.Name, MR: mr, NR: kernel.Widths[w], Epilogue: e, Strip: strip, Sweeps: t.Tiles[w].Sweeps, Unroll: t.Unroll, PrefetchC: t.PrefetchC}
-	if !strip {
+	if !strip && !f.KeysValues {
 		k.Ahead = t.AheadLines(k.MR, k.NR) * f.Weights.Bits / kernel.Float32.Bits
 		k.Ahead -= k.Ahead % k.Sweeps
 	}
@@ -68,7 +68,7 @@ func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []ke
 // with every epilogue, the strip kernels of backward-weight, and those across blocks.
 func Any(t kernel.Target) []kernel.Row {
 	ks := Across(&t)
-	for _, format := range kernel.Formats() {
+	for _, format := range kernel.AllFormats() {
 		if format != kernel.F32 {
 			ks = append(ks, panels(&t, format)...)
 		}
@@ -98,10 +98,11 @@ func panels(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
 	if format.Quantized() {
 		return integers(t, format)
 	}
-	for mr := 1; mr <= t.Tiles[kernel.Full].Max; mr++ {
+	f, _ := format.Format()
+	for _, mr := range heights(t, &f) {
 		ks = append(ks, row(t, format, mr, kernel.Full, kernel.Linear, false))
 	}
-	if f, _ := format.Format(); f.Weights == f.Activations {
+	if f.Weights == f.Activations {
 		for mr := 1; mr <= t.StripRows; mr++ {
 			ks = append(ks, row(t, format, mr, kernel.Full, kernel.Linear, true))
 		}
@@ -219,14 +220,22 @@ func widths(t *kernel.Target, p plan.Product) []kernel.Width {
 // the feature that they gain from.
 func integers(t *kernel.Target, format kernel.FormatName) (ks []kernel.Row) {
 	f, _ := format.Format()
-	for _, mr := range kernel.QuantHeights {
-		if mr <= t.QuantRows(format) {
-			k := kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)}
+	for _, mr := range heights(t, &f) {
+		k := kernel.Row{ISA: t.ISA, Format: format, MR: mr, NR: kernel.Panel, Sweeps: t.Tiles[kernel.Full].Sweeps, Unroll: f.KGroup, Ahead: kernel.QuantAhead(format, mr)}
+		ks = append(ks, k)
+		if k.With = f.Gains[t.ISA]; k.With != "" {
 			ks = append(ks, k)
-			if k.With = f.Gains[t.ISA]; k.With != "" {
-				ks = append(ks, k)
-			}
 		}
 	}
 	return ks
+}
+
+// heights lists those of a format's tiles over one panel, rising.
+func heights(t *kernel.Target, f *kernel.Format) (hs []int) {
+	for mr := 1; mr <= t.Tallest(f.Name); mr++ {
+		if f.Heights == nil || slices.Contains(f.Heights, mr) {
+			hs = append(hs, mr)
+		}
+	}
+	return hs
 }
