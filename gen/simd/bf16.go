@@ -95,10 +95,13 @@ func (e *asm) bf16Pairs() {
 	})
 }
 
-func (e *asm) roundedBF16() {
+func (e *asm) roundedBF16(swap bool) {
 	e.eachRow(2, func(b *vecBody) {
 		v := b.rounded(b.ld(1))
 		b.VPSLLD(operand.U8(16), v, v)
+		if swap {
+			b.VPSHUFD(operand.U8(0b10_11_00_01), v, v)
+		}
 		b.st(0, v)
 	})
 }

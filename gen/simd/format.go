@@ -16,8 +16,6 @@ type step struct {
 	// divisor of the format's group. What is multiplied at once of the left operand
 	// lies side by side.
 	k int
-	// lastFirst takes the multiplications of a group from its last k to its first.
-	lastFirst bool
 	// load makes b what is multiplied of the vector of a panel at m: the d-th k of
 	// its groups, or the d-th few of them.
 	load func(e *asm, m operand.Mem, d int, b reg.VecVirtual)
@@ -30,8 +28,8 @@ type step struct {
 // steps has a row for each format and instruction set with kernels.
 var steps = map[kernel.FormatName]map[kernel.ISA]step{
 	kernel.F32:   {kernel.AVX512: float32Step, kernel.AVX2: float32Step},
-	kernel.BF16W: {kernel.AVX512: widened(false), kernel.AVX2: widened(false)},
-	kernel.BF16:  {kernel.AVX512: pairStep, kernel.AVX2: widened(true)},
+	kernel.BF16W: {kernel.AVX512: widenedStep, kernel.AVX2: widenedStep},
+	kernel.BF16:  {kernel.AVX512: pairStep},
 	kernel.Int8W: {kernel.AVX512: bytesStep, kernel.AVX2: bytesStep},
 }
 
@@ -51,23 +49,20 @@ var pairStep = step{
 	multiply: func(e *asm, x, b, sum reg.VecVirtual) { e.Instruction(pass.VDPBF16PS(b, x, sum)) },
 }
 
-// widened takes bfloat16 apart: lane c of a vector holds w[2p][c] | w[2p+1][c] << 16, and
-// a bfloat16 is the upper half of a float32.
-func widened(lastFirst bool) step {
-	return step{
-		k:         1,
-		lastFirst: lastFirst,
-		load: func(e *asm, m operand.Mem, d int, b reg.VecVirtual) {
-			e.VMOVUPS(m, b)
-			if d == 0 {
-				e.VPSLLD(operand.U8(16), b, b)
-				return
-			}
-			e.VANDPS(e.bits(0xffff0000), b, b)
-		},
-		left:     broadcast,
-		multiply: fma,
-	}
+// widenedStep takes bfloat16 apart: lane c of a vector holds w[2p][c] | w[2p+1][c] << 16,
+// and a bfloat16 is the upper half of a float32.
+var widenedStep = step{
+	k: 1,
+	load: func(e *asm, m operand.Mem, d int, b reg.VecVirtual) {
+		e.VMOVUPS(m, b)
+		if d == 0 {
+			e.VPSLLD(operand.U8(16), b, b)
+			return
+		}
+		e.VANDPS(e.bits(0xffff0000), b, b)
+	},
+	left:     broadcast,
+	multiply: fma,
 }
 
 // bytesStep makes float32 of as many bytes as a vector has lanes.

@@ -252,11 +252,7 @@ func (m *tile) panelVec(g, j int) operand.Mem {
 // the left operand of row i at the u-th k, and next, where not nil, is called after
 // each.
 func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
-	for at := 0; at < us; at += m.step.k {
-		u := at
-		if group := m.format.KGroup; m.step.lastFirst {
-			u = at/group*group + group - m.step.k - at%group
-		}
+	for u := 0; u < us; u += m.step.k {
 		bs := m.vecs(len(m.columnAt))
 		for j, b := range bs {
 			m.step.load(m.asm, m.panelVec(u/m.format.KGroup, j), u%m.format.KGroup/m.step.k, b)
@@ -276,7 +272,7 @@ func (m *tile) round(us int, a func(u, i int) operand.Mem, next func()) {
 
 // leftBytes is the size of what us k of a packed row of the left operand take: four bytes
 // a multiplication.
-func (m *tile) leftBytes(us int) int { return us * m.format.LeftType(m.ISA).Bits / 8 }
+func (m *tile) leftBytes(us int) int { return us * m.format.Activations.Bits / 8 }
 
 // advance moves b past us k.
 func (m *tile) advance(us int) {

@@ -384,7 +384,8 @@ var emitVec = map[kernel.VecOp]func(*asm){
 	kernel.OpTranspose:      func(e *asm) { e.transpose() },
 	kernel.OpBF16:           func(e *asm) { e.bf16() },
 	kernel.OpBF16Pairs:      func(e *asm) { e.bf16Pairs() },
-	kernel.OpRoundBF16:      func(e *asm) { e.roundedBF16() },
+	kernel.OpRoundBF16:      func(e *asm) { e.roundedBF16(false) },
+	kernel.OpSwapBF16:       func(e *asm) { e.roundedBF16(true) },
 	kernel.OpRead:           func(e *asm) { e.loop(8, []int{0}, func(b *vecBody) { b.ld(0) }) },
 	kernel.OpPeak:           func(e *asm) { e.peak(12, 1, e.fma) },
 	kernel.OpPeakBF16: func(e *asm) {

@@ -751,42 +751,6 @@ func mul_int8w_any_4x32_avx512(a *kernel.Args)
 func mul_int8w_any_6x32_avx512(a *kernel.Args)
 
 //go:noescape
-func mul_bf16_any_1x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_any_2x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_any_3x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_any_4x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_any_5x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_any_6x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_1x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_2x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_3x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_4x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_5x32_avx2(a *kernel.Args)
-
-//go:noescape
-func mul_bf16_strip_6x32_avx2(a *kernel.Args)
-
-//go:noescape
 func mul_bf16w_any_1x32_avx2(a *kernel.Args)
 
 //go:noescape

@@ -118,6 +118,9 @@ func vec_f32_bf16pairs_avx512(a *kernel.VecArgs)
 func vec_f32_roundbf16_avx512(a *kernel.VecArgs)
 
 //go:noescape
+func vec_f32_swapbf16_avx512(a *kernel.VecArgs)
+
+//go:noescape
 func vec_f32_largest_avx512(a *kernel.VecArgs)
 
 //go:noescape
@@ -248,6 +251,9 @@ func vec_f32_bf16pairs_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_roundbf16_avx2(a *kernel.VecArgs)
+
+//go:noescape
+func vec_f32_swapbf16_avx2(a *kernel.VecArgs)
 
 //go:noescape
 func vec_f32_largest_avx2(a *kernel.VecArgs)

@@ -3018,6 +3018,145 @@ done138:
 	VZEROUPPER
 	RET
 
+// func vec_f32_swapbf16_avx2(a *byte)
+// Requires: AVX, AVX2
+TEXT ·vec_f32_swapbf16_avx2(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ (AX), DX
+	MOVQ 8(AX), BX
+	MOVQ 72(AX), SI
+	MOVQ 64(AX), DI
+	MOVQ 56(AX), R8
+
+row139:
+	XORQ CX, CX
+	MOVQ 48(AX), R9
+	SUBQ $0x00000010, R9
+	JL end141
+
+main140:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
+	VPSHUFD $0xb1, Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	VMOVUPS 32(BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
+	VPSHUFD $0xb1, Y2, Y2
+	VMOVUPS Y2, 32(DX)(CX*1)
+	ADDQ $0x00000040, CX
+	SUBQ $0x00000010, R9
+	JGE main140
+
+end141:
+	ADDQ $0x00000010, R9
+	SUBQ $0x00000008, R9
+	JL end143
+
+main142:
+	VMOVUPS (BX)(CX*1), Y0
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VMOVUPS constants_avx2<>+1600(SB), Y2
+	VPSUBD Y1, Y2, Y2
+	VPSRAD $0x1f, Y2, Y2
+	VANDPS Y1, Y2, Y3
+	VANDPS constants_avx2<>+1632(SB), Y3, Y3
+	VPSUBD Y3, Y1, Y1
+	VANDPS constants_avx2<>+1664(SB), Y2, Y2
+	VORPS Y2, Y1, Y1
+	VPSRLD $0x10, Y1, Y2
+	VANDPS constants_avx2<>+1696(SB), Y2, Y2
+	VPADDD constants_avx2<>+1728(SB), Y2, Y2
+	VPADDD Y1, Y2, Y2
+	VANDPS constants_avx2<>+1568(SB), Y0, Y1
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y1, Y1
+	VANDPS Y1, Y2, Y2
+	VANDPS constants_avx2<>+1792(SB), Y0, Y1
+	VORPS Y1, Y2, Y2
+	VPSRLD $0x10, Y2, Y2
+	VPSLLD $0x10, Y2, Y2
+	VPSHUFD $0xb1, Y2, Y2
+	VMOVUPS Y2, (DX)(CX*1)
+	ADDQ $0x00000020, CX
+	SUBQ $0x00000008, R9
+	JGE main142
+
+end143:
+	ADDQ $0x00000008, R9
+	TESTQ R9, R9
+	JZ done144
+	LEAQ tail_mask<>+32(SB), R10
+	NEGQ R9
+	VMOVUPS (R10)(R9*4), Y0
+	VMASKMOVPS (BX)(CX*1), Y0, Y1
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VMOVUPS constants_avx2<>+1600(SB), Y3
+	VPSUBD Y2, Y3, Y3
+	VPSRAD $0x1f, Y3, Y3
+	VANDPS Y2, Y3, Y4
+	VANDPS constants_avx2<>+1632(SB), Y4, Y4
+	VPSUBD Y4, Y2, Y2
+	VANDPS constants_avx2<>+1664(SB), Y3, Y3
+	VORPS Y3, Y2, Y2
+	VPSRLD $0x10, Y2, Y3
+	VANDPS constants_avx2<>+1696(SB), Y3, Y3
+	VPADDD constants_avx2<>+1728(SB), Y3, Y3
+	VPADDD Y2, Y3, Y3
+	VANDPS constants_avx2<>+1568(SB), Y1, Y2
+	VCMPPS $0x05, constants_avx2<>+1760(SB), Y2, Y2
+	VANDPS Y2, Y3, Y3
+	VANDPS constants_avx2<>+1792(SB), Y1, Y2
+	VORPS Y2, Y3, Y3
+	VPSRLD $0x10, Y3, Y3
+	VPSLLD $0x10, Y3, Y3
+	VPSHUFD $0xb1, Y3, Y3
+	VMASKMOVPS Y3, Y0, (DX)(CX*1)
+
+done144:
+	ADDQ SI, DX
+	ADDQ DI, BX
+	DECQ R8
+	JNZ row139
+	VZEROUPPER
+	RET
+
 // func vec_f32_largest_avx2(a *byte)
 // Requires: AVX, AVX2
 TEXT ·vec_f32_largest_avx2(SB), NOSPLIT, $0-8
@@ -3031,9 +3170,9 @@ TEXT ·vec_f32_largest_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), SI
 	SUBQ $0x00000020, SI
-	JL end140
+	JL end146
 
-main139:
+main145:
 	VMOVUPS (DX)(CX*1), Y4
 	VMOVUPS (BX)(CX*1), Y5
 	VMULPS Y5, Y4, Y4
@@ -3056,14 +3195,14 @@ main139:
 	VPMAXUD Y4, Y3, Y3
 	ADDQ $0x00000080, CX
 	SUBQ $0x00000020, SI
-	JGE main139
+	JGE main145
 
-end140:
+end146:
 	ADDQ $0x00000020, SI
 	SUBQ $0x00000008, SI
-	JL end142
+	JL end148
 
-main141:
+main147:
 	VMOVUPS (DX)(CX*1), Y4
 	VMOVUPS (BX)(CX*1), Y5
 	VMULPS Y5, Y4, Y4
@@ -3071,12 +3210,12 @@ main141:
 	VPMAXUD Y4, Y0, Y0
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000008, SI
-	JGE main141
+	JGE main147
 
-end142:
+end148:
 	ADDQ $0x00000008, SI
 	TESTQ SI, SI
-	JZ done143
+	JZ done149
 	LEAQ tail_mask<>+32(SB), DI
 	NEGQ SI
 	VMOVUPS (DI)(SI*4), Y4
@@ -3086,7 +3225,7 @@ end142:
 	VANDPS constants_avx2<>+1568(SB), Y5, Y5
 	VPMAXUD Y5, Y0, Y0
 
-done143:
+done149:
 	VPMAXUD Y1, Y0, Y0
 	VPMAXUD Y2, Y0, Y0
 	VPMAXUD Y3, Y0, Y0
@@ -3110,7 +3249,7 @@ TEXT ·vec_f32_quantize_avx2(SB), NOSPLIT, $0-8
 	MOVQ 16(AX), BX
 	MOVQ 48(AX), AX
 
-group144:
+group150:
 	VMOVUPS (DX), Y1
 	VMULPS (BX), Y1, Y1
 	VMULPS Y0, Y1, Y1
@@ -3152,7 +3291,7 @@ group144:
 	ADDQ $0x00000080, DX
 	ADDQ $0x00000080, BX
 	SUBQ $0x20, AX
-	JG group144
+	JG group150
 	VZEROUPPER
 	RET
 
@@ -3164,9 +3303,9 @@ TEXT ·vec_f32_read_avx2(SB), NOSPLIT, $0-8
 	XORQ CX, CX
 	MOVQ 48(AX), AX
 	SUBQ $0x00000040, AX
-	JL end146
+	JL end152
 
-main145:
+main151:
 	VMOVUPS (DX)(CX*1), Y0
 	VMOVUPS 32(DX)(CX*1), Y0
 	VMOVUPS 64(DX)(CX*1), Y0
@@ -3177,29 +3316,29 @@ main145:
 	VMOVUPS 224(DX)(CX*1), Y0
 	ADDQ $0x00000100, CX
 	SUBQ $0x00000040, AX
-	JGE main145
+	JGE main151
 
-end146:
+end152:
 	ADDQ $0x00000040, AX
 	SUBQ $0x00000008, AX
-	JL end148
+	JL end154
 
-main147:
+main153:
 	VMOVUPS (DX)(CX*1), Y0
 	ADDQ $0x00000020, CX
 	SUBQ $0x00000008, AX
-	JGE main147
+	JGE main153
 
-end148:
+end154:
 	ADDQ $0x00000008, AX
 	TESTQ AX, AX
-	JZ done149
+	JZ done155
 	LEAQ tail_mask<>+32(SB), BX
 	NEGQ AX
 	VMOVUPS (BX)(AX*4), Y0
 	VMASKMOVPS (DX)(CX*1), Y0, Y0
 
-done149:
+done155:
 	VZEROUPPER
 	RET
 
@@ -3222,7 +3361,7 @@ TEXT ·vec_f32_peak_avx2(SB), NOSPLIT, $0-8
 	MOVQ 48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop150:
+loop156:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -3320,7 +3459,7 @@ loop150:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ CX
-	JNZ loop150
+	JNZ loop156
 	MOVL $0x44c00000, CX
 	MOVL CX, 136(AX)
 	VZEROUPPER
@@ -3345,7 +3484,7 @@ TEXT ·vec_f32_peakbf16_avx2(SB), NOSPLIT, $0-8
 	MOVQ 48(AX), CX
 	VXORPS Y12, Y12, Y12
 
-loop151:
+loop157:
 	VFMADD231PS Y12, Y12, Y0
 	VFMADD231PS Y12, Y12, Y1
 	VFMADD231PS Y12, Y12, Y2
@@ -3443,7 +3582,7 @@ loop151:
 	VFMADD231PS Y12, Y12, Y10
 	VFMADD231PS Y12, Y12, Y11
 	DECQ CX
-	JNZ loop151
+	JNZ loop157
 	MOVL $0x44c00000, CX
 	MOVL CX, 136(AX)
 	VZEROUPPER
@@ -3464,7 +3603,7 @@ TEXT ·vec_f32_peakint8_avx2(SB), NOSPLIT, $0-8
 	MOVQ 48(AX), CX
 	VXORPS Y8, Y8, Y8
 
-loop152:
+loop158:
 	VPSIGNB Y8, Y8, Y9
 	VPMADDUBSW Y9, Y8, Y9
 	VPMADDWD Y8, Y9, Y9
@@ -3722,7 +3861,7 @@ loop152:
 	VPMADDWD Y8, Y9, Y9
 	VPADDD Y9, Y7, Y7
 	DECQ CX
-	JNZ loop152
+	JNZ loop158
 	MOVL $0x45800000, CX
 	MOVL CX, 136(AX)
 	VZEROUPPER
@@ -3743,7 +3882,7 @@ TEXT ·vec_f32_peakint4_avx2(SB), NOSPLIT, $0-8
 	MOVQ 48(AX), CX
 	VXORPS Y8, Y8, Y8
 
-loop153:
+loop159:
 	VPMADDUBSW Y8, Y8, Y9
 	VPADDW Y9, Y0, Y0
 	VPMADDUBSW Y8, Y8, Y9
@@ -3873,7 +4012,7 @@ loop153:
 	VPMADDUBSW Y8, Y8, Y9
 	VPADDW Y9, Y7, Y7
 	DECQ CX
-	JNZ loop153
+	JNZ loop159
 	MOVL $0x45800000, CX
 	MOVL CX, 136(AX)
 	VZEROUPPER

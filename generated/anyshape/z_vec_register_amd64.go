@@ -21,7 +21,7 @@ var (
 	_ [96]struct{}  = [unsafe.Offsetof(kernel.VecArgs{}.S)]struct{}{}
 	_ [136]struct{} = [unsafe.Offsetof(kernel.VecArgs{}.R)]struct{}{}
 	_ [144]struct{} = [unsafe.Sizeof(kernel.VecArgs{})]struct{}{}
-	_ [44]struct{}  = [kernel.NumVecOps]struct{}{}
+	_ [45]struct{}  = [kernel.NumVecOps]struct{}{}
 )
 
 func init() {
@@ -63,13 +63,14 @@ func init() {
 		34: vec_f32_bf16_avx512,
 		35: vec_f32_bf16pairs_avx512,
 		36: vec_f32_roundbf16_avx512,
-		37: vec_f32_largest_avx512,
-		38: vec_f32_quantize_avx512,
-		39: vec_f32_read_avx512,
-		40: vec_f32_peak_avx512,
-		41: vec_f32_peakbf16_avx512,
-		42: vec_f32_peakint8_avx512,
-		43: vec_f32_peakint4_avx512,
+		37: vec_f32_swapbf16_avx512,
+		38: vec_f32_largest_avx512,
+		39: vec_f32_quantize_avx512,
+		40: vec_f32_read_avx512,
+		41: vec_f32_peak_avx512,
+		42: vec_f32_peakbf16_avx512,
+		43: vec_f32_peakint8_avx512,
+		44: vec_f32_peakint4_avx512,
 	})
 	kernel.RegisterVec(kernel.VecRow{ISA: "avx2", StripRows: 6, PackAhead: 16}, map[kernel.VecOp]kernel.VecFunc{
 		0:  vec_f32_gelu_avx2,
@@ -109,12 +110,13 @@ func init() {
 		34: vec_f32_bf16_avx2,
 		35: vec_f32_bf16pairs_avx2,
 		36: vec_f32_roundbf16_avx2,
-		37: vec_f32_largest_avx2,
-		38: vec_f32_quantize_avx2,
-		39: vec_f32_read_avx2,
-		40: vec_f32_peak_avx2,
-		41: vec_f32_peakbf16_avx2,
-		42: vec_f32_peakint8_avx2,
-		43: vec_f32_peakint4_avx2,
+		37: vec_f32_swapbf16_avx2,
+		38: vec_f32_largest_avx2,
+		39: vec_f32_quantize_avx2,
+		40: vec_f32_read_avx2,
+		41: vec_f32_peak_avx2,
+		42: vec_f32_peakbf16_avx2,
+		43: vec_f32_peakint8_avx2,
+		44: vec_f32_peakint4_avx2,
 	})
 }

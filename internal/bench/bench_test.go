@@ -193,7 +193,7 @@ func TestPeaks(t *testing.T) {
 		}
 	}
 	below := slices.DeleteFunc(kernel.Available(), func(isa kernel.ISA) bool { return isa == kernel.AVX512 })
-	check(map[kernel.FormatName][]kernel.ISA{kernel.BF16: below, kernel.Int8: below, kernel.Int4: below})
+	check(map[kernel.FormatName][]kernel.ISA{kernel.Int8: below, kernel.Int4: below})
 }
 
 // Rates of integers are no floating-point operations; a format is that of each factor.

@@ -44,8 +44,8 @@ const (
 	F32 FormatName = "f32"
 	// BF16 rounds weights and activations to bfloat16. A sum takes pairs of k, the odd one
 	// first: what VDPBF16PS does, two multiply-adds, each rounded to nearest even, that
-	// know no subnormal numbers. Elsewhere two fused multiply-adds do the same, but that
-	// they know them.
+	// know no subnormal numbers. Elsewhere the kernels of BF16W do the same, but that they
+	// know them, of packs whose pairs are swapped, and of rows whose pairs are.
 	BF16 FormatName = "bf16"
 	// BF16W has the packs of BF16, widened and multiplied with float32 activations in
 	// increasing k.
@@ -77,13 +77,13 @@ type Format struct {
 	// Needs are the features beside those of the instruction set. Where a processor lacks
 	// them, [Target.For] takes a lower one.
 	Needs map[ISA][]Feature
+	// Native lists the instruction sets that multiply the activations' type, each with the
+	// feature that it takes, if any. Everywhere else the kernels of the format Widened run.
+	Native  map[ISA]Feature
+	Widened FormatName
 	// Gains is a feature that the kernels of an instruction set gain from: there are two of
 	// each, and the one that has it in [Row.With] runs where the processor has it.
 	Gains map[ISA]Feature
-	// Left is the type of the left operand in memory where it is not that of the
-	// activations: kernels of an instruction set that cannot multiply those read their
-	// values in a wider type.
-	Left map[ISA]Type
 	// Heights are those of the format's kernels, rising; nil for every one.
 	Heights []int
 	// KeysValues says that no layer's weights come in the format.
@@ -96,7 +96,7 @@ var formats = []Format{
 	{Name: F32, Weights: Float32, Activations: Float32, Accumulator: Float32, KGroup: 1, MaxKC: MaxKC, Peak: OpPeak},
 	{
 		Name: BF16, Weights: BFloat16, Activations: BFloat16, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16,
-		Needs: map[ISA][]Feature{AVX512: {HasAVX512BF16}}, Left: map[ISA]Type{AVX2: Float32, Portable: Float32}, Peak: OpPeakBF16,
+		Native: map[ISA]Feature{AVX512: HasAVX512BF16, Portable: ""}, Widened: BF16W, Peak: OpPeakBF16,
 	},
 	{Name: BF16W, Weights: BFloat16, Activations: Float32, Accumulator: Float32, KGroup: 2, MaxKC: MaxKC16, Peak: OpPeak},
 	{
@@ -178,28 +178,46 @@ func (n FormatName) Format() (Format, bool) {
 // groups of them. Others read float32 where it lies.
 func (f *Format) Packs() bool { return f.Activations != Float32 }
 
-// LeftType is the type of the left operand that the kernels of an instruction set read.
-func (f *Format) LeftType(isa ISA) Type {
-	if t, ok := f.Left[isa]; ok {
-		return t
+// KernelsOf is the format whose kernels an instruction set has for this one: its own, or
+// the widened one.
+func (f *Format) KernelsOf(isa ISA) FormatName {
+	if _, native := f.Native[isa]; native || f.Widened == "" {
+		return f.Name
+	}
+	return f.Widened
+}
+
+// Kernels is the format whose kernels run on a target and this processor.
+func (f *Format) Kernels(t *Target) FormatName {
+	if feature := f.Native[t.ISA]; f.Widened != "" && feature != "" && (t.SlowPairs || !Has(feature)) {
+		return f.Widened
+	}
+	return f.KernelsOf(t.ISA)
+}
+
+// LeftType is the type of the left operand that kernels of a format read for this one: the
+// activations' own, or float32 that holds their values.
+func (f *Format) LeftType(kernels FormatName) Type {
+	if kernels != f.Name {
+		return Float32
 	}
 	return f.Activations
 }
 
 // LeftBytes is the size of k entries of a row of the left operand, whole groups of them.
-func (f *Format) LeftBytes(isa ISA, k int) int {
-	return f.Groups(k) * f.KGroup * f.LeftType(isa).Bits / 8
+func (f *Format) LeftBytes(kernels FormatName, k int) int {
+	return f.Groups(k) * f.KGroup * f.LeftType(kernels).Bits / 8
 }
 
 // LeftStride is the distance in bytes of packed rows of k entries: rows that lie a
 // multiple of many cache lines apart would share few sets of the L1 cache, and packing
 // stores whole vectors.
-func (f *Format) LeftStride(isa ISA, k int) int {
+func (f *Format) LeftStride(kernels FormatName, k int) int {
 	const line = 64
 	if f.Name.Quantized() {
 		return LeftRow(k)
 	}
-	return (f.LeftBytes(isa, k)+line-1)/line*line + line
+	return (f.LeftBytes(kernels, k)+line-1)/line*line + line
 }
 
 // ColumnUnit is what the number of a pack's columns is a multiple of: kernels of packs

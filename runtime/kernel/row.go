@@ -113,8 +113,10 @@ func (k Row) Name() string {
 func (k Row) Needs() []Feature {
 	f, _ := k.Format.Format()
 	needs := append(k.ISA.Needs(), f.Needs[k.ISA]...)
-	if k.With != "" {
-		needs = append(needs, k.With)
+	for _, feature := range []Feature{f.Native[k.ISA], k.With} {
+		if feature != "" {
+			needs = append(needs, feature)
+		}
 	}
 	return needs
 }
@@ -186,6 +188,9 @@ func (k Row) Validate() error {
 	f, ok := k.Format.Format()
 	if !ok {
 		return errors.Join(append(errs, fmt.Errorf("format: %q is unknown; valid are %v", k.Format, AllFormats()))...)
+	}
+	if f.KernelsOf(k.ISA) != f.Name {
+		fail("format: products in %s run kernels of %s on %s", f.Name, f.Widened, k.ISA)
 	}
 	within("mr", k.MR, 1, MaxMR)
 	if k.Across {

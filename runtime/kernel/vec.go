@@ -62,6 +62,7 @@ const (
 	OpBF16
 	OpBF16Pairs
 	OpRoundBF16
+	OpSwapBF16
 	OpLargest
 	OpQuantize
 	OpRead
@@ -81,7 +82,7 @@ var vecNames = [NumVecOps]string{
 	OpExpSum: "expsum", OpSoftmaxBackward: "softmaxbackward", OpDot: "dot", OpScale: "scale", OpMultiply: "multiply", OpAxpy: "axpy", OpColSum: "colsum", OpRotate: "rotate",
 	OpAdamW: "adamw", OpSpread: "spread", OpSpreadAdd: "spreadadd", OpWeave2: "weave2", OpWeave2Add: "weave2add", OpWeave4: "weave4", OpWeave4Add: "weave4add", OpPackPanels: "packpanels", OpPackStrips: "packstrips",
 	OpPackStripsStep: "packstripsstep", OpSumStrips: "sumstrips", OpSumStripsStep: "sumstripsstep", OpCopyRuns: "copyruns", OpTranspose: "transpose",
-	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read",
+	OpBF16: "bf16", OpBF16Pairs: "bf16pairs", OpRoundBF16: "roundbf16", OpSwapBF16: "swapbf16", OpLargest: "largest", OpQuantize: "quantize", OpRead: "read",
 	OpPeak: "peak", OpPeakBF16: "peakbf16", OpPeakInt8: "peakint8", OpPeakInt4: "peakint4",
 }
 
@@ -101,11 +102,15 @@ func (op VecOp) String() string {
 // operation may use: a format's peak, and what rounds to bfloat16, have the format's
 // instructions.
 func (op VecOp) Needs(isa ISA) []Feature {
-	rounds := op == OpBF16 || op == OpBF16Pairs || op == OpRoundBF16
+	rounds := op == OpBF16 || op == OpBF16Pairs || op == OpRoundBF16 || op == OpSwapBF16
 	for _, f := range formats {
-		if f.Peak == op || rounds && f.Name == BF16 {
-			return f.Needs[isa]
+		if f.Peak != op && !(rounds && f.Name == BF16) {
+			continue
 		}
+		if feature := f.Native[isa]; feature != "" {
+			return []Feature{feature}
+		}
+		return f.Needs[isa]
 	}
 	return nil
 }

@@ -207,36 +207,25 @@ func (p *problem) pack(width, panels int) {
 		return
 	}
 	round(p.a)
-	// Row i and k of the packed rows, in entries of the left operand's type.
 	depth := f.Groups(p.depth) * f.KGroup
-	entry := f.LeftType(p.k.ISA).Bits / 8
-	p.ldLeft = f.LeftStride(p.k.ISA, p.depth)
+	p.ldLeft = f.LeftStride(f.Name, p.depth)
 	if s := p.k.Shape; s != nil && p.k.MR > 1 {
 		p.ldLeft = s.LDA
 	}
-	place := func(i, k int) int { return i*p.ldLeft/entry + k }
-	size := (p.k.MR-1)*p.ldLeft + f.LeftBytes(p.k.ISA, p.depth)
+	// place is that of row i and k among the halves of the packed rows.
+	place := func(i, k int) int { return i*p.ldLeft/2 + k }
+	size := (p.k.MR-1)*p.ldLeft + f.LeftBytes(f.Name, p.depth)
 	if p.k.Strip {
-		group := 4 / entry
-		place = func(i, k int) int { return (k/group*p.k.MR+i)*group + k%group }
-		p.ldLeft, size = 4, f.LeftBytes(p.k.ISA, p.depth)*p.k.MR
+		place = func(i, k int) int { return (k/2*p.k.MR+i)*2 + k%2 }
+		p.ldLeft, size = 4, f.LeftBytes(f.Name, p.depth)*p.k.MR
 	}
 	p.left = poison(size / 4)
+	left := bits16(p.left)
 	for i := range p.k.MR {
 		for k := p.depth; k < depth; k++ {
-			if entry == 4 {
-				p.left[place(i, k)] = 0
-			} else {
-				bits16(p.left)[place(i, k)] = 0
-			}
+			left[place(i, k)] = 0
 		}
-		p.each(func(k, at int) {
-			if v := p.a[i*p.lda+at]; entry == 4 {
-				p.left[place(i, k)] = v
-			} else {
-				bits16(p.left)[place(i, k)] = vec.BF16(v)
-			}
-		})
+		p.each(func(k, at int) { left[place(i, k)] = vec.BF16(p.a[i*p.lda+at]) })
 	}
 	p.segs = []kernel.Segment{{Len: depth}}
 }

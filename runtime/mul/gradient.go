@@ -15,8 +15,11 @@ import (
 type Gradient struct {
 	target *kernel.Target
 	format kernel.Format
-	vec    *vec.Table
-	blocks []gradientBlock
+	// widened says that kernels of float32 run, on rounded rows with those of each pair
+	// swapped.
+	widened bool
+	vec     *vec.Table
+	blocks  []gradientBlock
 	// inWidth and outWidth are the entries of a row of x and of dy, nIn and
 	// nOut those of one block.
 	inWidth, outWidth int
@@ -73,6 +76,9 @@ func NewGradient(f plan.Factor, t *kernel.Target) (*Gradient, error) {
 	t = t.For(format)
 	g := &Gradient{target: t, vec: vec.On(t), inWidth: f.InWidth, outWidth: f.PreWidth, nIn: f.In, nOut: f.Out}
 	g.format, _ = format.Format()
+	if g.widened = g.format.Kernels(t) != format; g.widened {
+		format = kernel.F32
+	}
 	var err error
 	if f.Across {
 		g.across, err = newAcrossGradient(f, t)
@@ -260,7 +266,7 @@ func (u *Unit) direct(s *Scratch, st *plan.Strip, left, right []float32, rows in
 		return
 	}
 	w := kernel.WidthOf(u.panelWidth(full))
-	u.strip(s, w, st, left, right[(full-u.p0)*kernel.Panel*u.format.Groups(rows):], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
+	u.strip(s, w, st, left, right[(full-u.p0)*u.rightEntries(rows):], s.tile, kernel.EntryBytes*kernel.Widths[w], 1, rows, false)
 	n := u.nIn - full*kernel.Panel
 	for i := range st.Store {
 		dst := u.dw[row+i*ld+full*kernel.Panel:][:n]
@@ -316,12 +322,11 @@ func (r *columnRun) put(dst, src []float32, add bool) {
 // strip multiplies a packed strip with n packed panels of width class w.
 func (u *Unit) strip(s *Scratch, w kernel.Width, st *plan.Strip, left, right, dst []float32, ld, n, rows int, add bool) {
 	mr := len(st.Store)
-	groups := u.format.Groups(rows)
-	s.seg = kernel.Segment{Len: groups * u.format.KGroup}
+	s.seg = kernel.Segment{Len: u.format.Groups(rows) * u.format.KGroup}
 	a := &s.args
 	a.A, a.LDA, a.KStep = unsafe.Pointer(&left[0]), kernel.EntryBytes, kernel.EntryBytes*mr
 	a.Segs, a.NSegs = unsafe.Pointer(&s.seg), 1
-	a.B, a.PanelStep = unsafe.Pointer(&right[0]), kernel.EntryBytes*kernel.Panel*groups
+	a.B, a.PanelStep = unsafe.Pointer(&right[0]), kernel.EntryBytes*u.rightEntries(rows)
 	a.C, a.LDC = unsafe.Pointer(&dst[0]), ld
 	a.NTiles, a.MR, a.NR, a.Epilogue = n, mr, kernel.Widths[w], kernel.Linear
 	a.Bias, a.Residual, a.Aux, a.Ahead = nil, nil, nil, 0
@@ -380,10 +385,16 @@ func (u *Unit) leftStep(rows, mr int) int {
 	return u.leftEntries(rows, mr)
 }
 
-// leftEntries is the size of a strip of rows, in entries of float32.
+// leftEntries is the size of a strip of rows, in entries of float32, and rightEntries that of
+// a panel.
 func (u *Unit) leftEntries(rows, mr int) int {
-	return u.format.LeftBytes(u.target.ISA, rows) / kernel.EntryBytes * mr
+	if u.widened {
+		return u.format.Groups(rows) * u.format.KGroup * mr
+	}
+	return u.format.Groups(rows) * mr
 }
+
+func (u *Unit) rightEntries(rows int) int { return u.leftEntries(rows, kernel.Panel) }
 
 // noRow stands for the row that is missing of a last pair.
 var noRow [kernel.Panel]float32
@@ -399,12 +410,7 @@ func (u *Unit) roundLeft(s *Scratch, rows, i, n int) []float32 {
 	dst := all
 	for ; n > 0; n-- {
 		mr := len(u.block.Strips[i].Store)
-		if u.format.LeftType(u.target.ISA) == kernel.Float32 {
-			u.vec.RoundBF16(dst, src, rows, mr, mr, mr)
-			clear(dst[rows*mr : u.leftEntries(rows, mr)])
-		} else {
-			u.pair(dst, src, rows, mr)
-		}
+		u.pair(dst, src, rows, mr)
 		src, dst = src[stripStep(rows, mr):], dst[u.leftEntries(rows, mr):]
 		i++
 	}
@@ -417,7 +423,7 @@ func (u *Unit) roundRight(s *Scratch, rows int) []float32 {
 	if !u.format.Packs() {
 		return s.right
 	}
-	size := kernel.Panel * u.format.Groups(rows)
+	size := u.rightEntries(rows)
 	right := s.floats(&s.rightRounded, max(1, (u.p1-u.p0)*size))
 	for p := range u.p1 - u.p0 {
 		u.pair(right[p*size:], s.right[p*kernel.Panel*rows:], rows, kernel.Panel)
@@ -427,12 +433,28 @@ func (u *Unit) roundRight(s *Scratch, rows int) []float32 {
 
 // pair rounds rows of n entries to bfloat16, in pairs of rows.
 func (u *Unit) pair(dst, src []float32, rows, n int) {
+	if u.widened {
+		u.swap(dst, src, rows, n)
+		return
+	}
 	pairs := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), len(dst))
 	if rows > 1 {
 		u.vec.PairBF16(pairs, src, src[n:], rows/2, n, 2*n)
 	}
 	if rows%2 > 0 {
 		u.vec.PairBF16(pairs[rows/2*n:], src[(rows-1)*n:], noRow[:], 1, n, n)
+	}
+}
+
+// swap rounds rows of n entries to what bfloat16 can hold, and swaps those of each pair.
+func (u *Unit) swap(dst, src []float32, rows, n int) {
+	even := (rows + 1) / 2
+	if rows > 1 {
+		u.vec.RoundBF16(dst, src[n:], rows/2, n, 2*n, 2*n)
+	}
+	u.vec.RoundBF16(dst[n:], src, even, n, 2*n, 2*n)
+	if rows%2 > 0 {
+		clear(dst[(rows-1)*n : rows*n]) // the row that is missing of the last pair
 	}
 }
 

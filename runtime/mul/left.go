@@ -20,8 +20,9 @@ type leftPack struct {
 	// inputs are what entries are multiplied by before they become integers, whole groups
 	// of them.
 	inputs []float32
-	// round says that entries of type float32 hold what the format's activations can.
-	round bool
+	// swap says that entries of type float32 hold what the format's activations can, with
+	// the two of each pair of k swapped.
+	swap bool
 }
 
 // leftRun is a stretch of k: entries off, off+step, ... of a source row.
@@ -33,7 +34,8 @@ func newLeftPack(p plan.Product, t *kernel.Target) *leftPack {
 	if !f.Packs() && (f.KGroup == 1 || wholeGroups(&f, p)) {
 		return nil
 	}
-	l := &leftPack{depth: p.Depth(), typ: f.LeftType(t.ISA), stride: f.LeftStride(t.ISA, p.Depth()), vec: vec.On(t), round: f.Activations != kernel.Float32}
+	kernels := f.Kernels(t)
+	l := &leftPack{depth: p.Depth(), typ: f.LeftType(kernels), stride: f.LeftStride(kernels, p.Depth()), vec: vec.On(t), swap: f.Packs() && kernels != f.Name}
 	if p.Format.Quantized() {
 		l.inputs = make([]float32, kernel.QuantGroups(l.depth)*kernel.QuantGroup)
 	}
@@ -108,8 +110,12 @@ func (l *leftPack) pack(dst, src []float32, m, width int) {
 		at += r.len
 	}
 	if l.typ == kernel.Float32 && l.depth%2 > 0 {
+		missing := l.depth // the other half of the last group
+		if l.swap {
+			missing--
+		}
 		for i := range m {
-			dst[i*ld+l.depth] = 0 // the other half of the last group
+			dst[i*ld+missing] = 0
 		}
 	}
 }
@@ -123,12 +129,32 @@ func (l *leftPack) run(dst, x []float32, at, m, n, ld, ldX int) {
 	case l.typ == kernel.BFloat16:
 		halves := unsafe.Slice((*uint16)(unsafe.Pointer(&dst[0])), 2*len(dst))
 		l.vec.ToBF16(halves[at:], x, m, n, 2*ld, ldX)
-	case l.round:
-		l.vec.RoundBF16(dst[at:], x, m, n, ld, ldX)
+	case l.swap:
+		l.swapped(dst, x, at, m, n, ld, ldX)
 	default:
 		for i := range m {
 			copy(dst[i*ld+at:], x[i*ldX:][:n])
 		}
+	}
+}
+
+// swapped is run with pairs of k swapped, of which a run may begin and end with a half.
+func (l *leftPack) swapped(dst, x []float32, at, m, n, ld, ldX int) {
+	one := func(j, to int) {
+		for i := range m {
+			dst[i*ld+to] = vec.FromBF16(vec.BF16(x[i*ldX+j]))
+		}
+	}
+	if at%2 > 0 {
+		one(0, at-1)
+		x, at, n = x[1:], at+1, n-1
+	}
+	if n%2 > 0 {
+		n--
+		one(n, at+n+1)
+	}
+	if n > 0 {
+		l.vec.SwapBF16(dst[at:], x, m, n, ld, ldX)
 	}
 }
 

@@ -99,21 +99,18 @@ func portableSum(format kernel.FormatName, s []float32, a *kernel.Args, i int, p
 			}
 		})
 	case kernel.BF16:
-		// Pairs of k, the odd one first, of rows whose entries are bfloat16 already:
-		// s[j] = A[i,2p]*B[p][j][0] + (A[i,2p+1]*B[p][j][1] + s[j]), each rounded once; what is
+		// Pairs of k, the odd one first, of one segment of packed rows:
+		// s[j] = A[i,p][0]*B[p][j][0] + (A[i,p][1]*B[p][j][1] + s[j]), each rounded once; what is
 		// subnormal counts as zero.
-		var even float32
-		eachLeft(a, i, func(k int, v float32) {
-			if k%2 == 0 {
-				even = v
-				return
-			}
-			for j, w := range halves(panel, k/2, len(s)) {
-				for h, x := range [2]float32{v, even} {
-					s[j] = flushed(multiplyAdd(flushed(x), flushed(vec.FromBF16(w[1-h])), s[j]))
+		seg := (*kernel.Segment)(a.Segs)
+		for p := range seg.Len / 2 {
+			x := *(*[2]uint16)(unsafe.Add(a.A, i*a.LDA+seg.Off+p*a.KStep))
+			for j, w := range halves(panel, p, len(s)) {
+				for h := 1; h >= 0; h-- {
+					s[j] = flushed(multiplyAdd(flushed(vec.FromBF16(x[h])), flushed(vec.FromBF16(w[h])), s[j]))
 				}
 			}
-		})
+		}
 	default:
 		panic("mul: no portable sum of format " + string(format))
 	}

@@ -20,7 +20,9 @@ import (
 type Product struct {
 	plan.Product
 	target *kernel.Target
-	blocks []kblock
+	// kernels is the format whose kernels run.
+	kernels kernel.FormatName
+	blocks  []kblock
 	// pack holds the weights, bias one entry a packed column.
 	pack   *kernel.Packed
 	bias   []float32
@@ -72,13 +74,14 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 	if p.Format.Quantized() && len(p.KBlocks) > 1 {
 		return nil, fmt.Errorf("mul: a sum of %d products of integers, want at most %d", p.Depth(), kernel.MaxKCIntegers)
 	}
-	q := &Product{Product: p, target: t, panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults(), left: newLeftPack(p, t)}
+	f, _ := p.Format.Format()
+	q := &Product{Product: p, target: t, kernels: f.Kernels(t), panels: p.Panels(), store: p.StoreIndex(), cols: p.ColumnIndex(), ks: p.KIndex(), results: p.PanelResults(), left: newLeftPack(p, t)}
 	k0 := 0
 	for i, kc := range p.KBlocks {
 		b := kblock{k0: k0, kc: kc}
 		b.base, b.segs = q.segments(k0, kc)
 		var err error
-		if b.scratch, err = anyShape(t, family{format: q.format().Name, epilogue: p.BlockEpilogue(i)}); err != nil {
+		if b.scratch, err = anyShape(t, family{format: q.kernels, epilogue: p.BlockEpilogue(i)}); err != nil {
 			return nil, err
 		}
 		b.tiles = *b.scratch
@@ -87,7 +90,7 @@ func NewProduct(p plan.Product, t *kernel.Target, bias, onlyAny bool, arena *mem
 				break
 			}
 			for _, k := range cpu.Shaped(t, p, i, b.segs, w) {
-				if info, ok := kernel.Lookup(k.Name()); ok {
+				if info, ok := kernel.Lookup(k.Name()); ok && k.Format == q.kernels {
 					b.tiles.put(info)
 				}
 			}
@@ -126,7 +129,7 @@ func (q *Product) segments(k0, kc int) (base int, segs []kernel.Segment) {
 	if q.left != nil && !q.format().Packs() {
 		return kernel.EntryBytes * k0, []kernel.Segment{{Len: kc}}
 	}
-	return cpu.Segments(q.target, q.Product, k0, kc)
+	return cpu.Segments(q.kernels, q.Product, k0, kc)
 }
 
 // rowTile is the height of the next tile of a width when m rows are left.
@@ -237,15 +240,16 @@ func (q *Product) PackWeights(panel int, w []float32, f *plan.Factor) {
 	for i, b := range q.blocks {
 		dst, ks := q.pack.Panel(i, panel), q.ks[b.k0:b.k0+b.kc]
 		if q.pack.Format.Weights == kernel.BFloat16 {
-			packPairs(vec.On(q.target), dst, w, cols, ks, ldCol, ldK)
+			packPairs(vec.On(q.target), dst, w, cols, ks, ldCol, ldK, q.kernels != q.pack.Format.Name)
 			continue
 		}
 		packPanel(vec.On(q.target), kernel.Floats(dst), w, cols, ks, ldCol, ldK)
 	}
 }
 
-// packPairs packs a panel of bfloat16: pairs of k, the last of which may be half zeros.
-func packPairs(t *vec.Table, dst []byte, w []float32, cols, ks []int, ldCol, ldK int) {
+// packPairs packs a panel of bfloat16: pairs of k, the last of which may be half zeros,
+// with the odd k first where they are swapped.
+func packPairs(t *vec.Table, dst []byte, w []float32, cols, ks []int, ldCol, ldK int, swapped bool) {
 	var rows [2 * pairsAtOnce * kernel.Panel]float32
 	width := len(cols)
 	out := unsafe.Slice((*uint32)(unsafe.Pointer(&dst[0])), len(dst)/4)
@@ -254,7 +258,11 @@ func packPairs(t *vec.Table, dst []byte, w []float32, cols, ks []int, ldCol, ldK
 		packPanel(t, rows[:n*width], w, cols, ks[:n], ldCol, ldK)
 		pairs := (n + 1) / 2
 		clear(rows[n*width : 2*pairs*width])
-		t.PairBF16(out, rows[:], rows[width:], pairs, width, 2*width)
+		first, second := rows[:], rows[width:]
+		if swapped {
+			first, second = second, first
+		}
+		t.PairBF16(out, first, second, pairs, width, 2*width)
 		out, ks = out[pairs*width:], ks[n:]
 	}
 }

@@ -238,6 +238,16 @@ var portable = map[kernel.VecOp]kernel.VecFunc{
 			}
 		}
 	},
+	// The same, neighbours swapped; N is even.
+	kernel.OpSwapBF16: func(a *kernel.VecArgs) {
+		for r := range a.Rows {
+			y := unsafe.Slice((*float32)(unsafe.Add(a.P[0], r*a.Step)), a.N)
+			x := unsafe.Slice((*float32)(unsafe.Add(a.P[1], r*a.Stride)), a.N)
+			for i := 0; i < a.N; i += 2 {
+				y[i], y[i+1] = FromBF16(BF16(x[i+1])), FromBF16(BF16(x[i]))
+			}
+		}
+	},
 	// The first N entries of Rows rows of P1, Stride bytes apart, transposed: entry i of row r
 	// is entry r of the i-th row of P0, of rows Step bytes apart. N and Rows are multiples
 	// of 16.

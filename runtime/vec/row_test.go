@@ -507,6 +507,26 @@ var rows = withActivations(map[kernel.VecOp]row{
 			return [][]num{rounded}
 		},
 	},
+	kernel.OpSwapBF16: {
+		operands: "oi", inPlace: [][2]int{{0, 1}}, draw: map[int]func(*rand.Rand, int) float32{1: anyExponent},
+		shapes: func(isa kernel.ISA) (all []shape) {
+			for _, sh := range rowShapes(isa) {
+				sh.step = sh.stride
+				if sh.n%2 == 0 {
+					all = append(all, sh)
+				}
+			}
+			return all
+		},
+		places: rowPlaces,
+		want: func(_ shape, x [][]num, _ []num) [][]num {
+			var rounded []num
+			for i := range x[1] {
+				rounded = append(rounded, num{V: float64(nearest(x[1][i^1]))})
+			}
+			return [][]num{rounded}
+		},
+	},
 	kernel.OpRead: {operands: "i"},
 	kernel.OpPeak: rate, kernel.OpPeakBF16: rate, kernel.OpPeakInt8: rate, kernel.OpPeakInt4: rate,
 })

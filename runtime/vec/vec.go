@@ -20,7 +20,8 @@ import (
 // the same length; lengths are the caller's contract, and a shorter operand
 // panics.
 type Table struct {
-	fns [kernel.NumVecOps]kernel.VecFunc
+	target kernel.Target
+	fns    [kernel.NumVecOps]kernel.VecFunc
 	// columnRows is the number of rows of one call that sums columns.
 	columnRows int
 	// strip is the width of the strips that the kernel packs, 0 for any; lanes is
@@ -35,7 +36,7 @@ func On(target *kernel.Target) *Table {
 	if known, ok := tables.Load(*target); ok {
 		return known.(*Table)
 	}
-	t := &Table{columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows, lanes: max(8, target.ISA.Lanes())}
+	t := &Table{target: *target, columnRows: target.ColumnRows, strip: kernel.VecRowOf(target.ISA).StripRows, lanes: max(8, target.ISA.Lanes())}
 	for op, f := range portable {
 		t.fns[op] = f
 	}
@@ -527,6 +528,9 @@ func (t *Table) Read(x []float32) {
 // instructions of the format's products can do at best on one core.
 func (t *Table) Peak(f kernel.FormatName, operations float64) float64 {
 	format, _ := f.Format()
+	if k := format.Kernels(&t.target); k != format.KernelsOf(t.target.ISA) {
+		format, _ = k.Format() // the instruction is not there, or not used
+	}
 	var a kernel.VecArgs
 	done := 0.0
 	for done < operations {
@@ -564,9 +568,21 @@ func (t *Table) PairBF16(dst []uint32, even, odd []float32, rows, n, ldSrc int) 
 // RoundBF16 rounds rows of n entries, ldSrc apart, to what bfloat16 can hold; those of
 // dst are ldDst apart.
 func (t *Table) RoundBF16(dst, src []float32, rows, n, ldDst, ldSrc int) {
+	t.roundRows(kernel.OpRoundBF16, dst, src, rows, n, ldDst, ldSrc)
+}
+
+// SwapBF16 is RoundBF16 with the two of each pair swapped; n is even.
+func (t *Table) SwapBF16(dst, src []float32, rows, n, ldDst, ldSrc int) {
+	if n%2 > 0 {
+		panic(fmt.Sprintf("vec: rows of %d entries have no whole pairs", n))
+	}
+	t.roundRows(kernel.OpSwapBF16, dst, src, rows, n, ldDst, ldSrc)
+}
+
+func (t *Table) roundRows(op kernel.VecOp, dst, src []float32, rows, n, ldDst, ldSrc int) {
 	if rows == 0 || n == 0 {
 		return
 	}
 	_, _ = dst[(rows-1)*ldDst+n-1], src[(rows-1)*ldSrc+n-1]
-	t.call(kernel.OpRoundBF16, &kernel.VecArgs{P: [6]unsafe.Pointer{unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])}, N: n, Rows: rows, Step: 4 * ldDst, Stride: 4 * ldSrc})
+	t.call(op, &kernel.VecArgs{P: [6]unsafe.Pointer{unsafe.Pointer(&dst[0]), unsafe.Pointer(&src[0])}, N: n, Rows: rows, Step: 4 * ldDst, Stride: 4 * ldSrc})
 }

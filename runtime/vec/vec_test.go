@@ -468,12 +468,15 @@ func TestPeakNeeds(t *testing.T) {
 	}
 	for _, name := range kernel.Formats() {
 		f, _ := name.Format()
-		needs := len(f.Needs[kernel.AVX512]) > 0
+		needs := len(f.Needs[kernel.AVX512]) > 0 || f.Native[kernel.AVX512] != ""
 		if got := kernel.Vec(kernel.AVX512, f.Peak) != nil; got == needs {
 			t.Errorf("%s: the peak is there: %t, though the processor lacks what it needs: %t", name, got, needs)
 		}
 		if kernel.Vec(kernel.AVX2, f.Peak) == nil {
 			t.Errorf("%s: no peak on AVX2", name)
+		}
+		if target := kernel.For(kernel.AVX512); target.For(name).ISA == kernel.AVX512 && !(On(&target).Peak(name, 1) > 0) {
+			t.Errorf("%s: its kernels run, and have no peak", name)
 		}
 	}
 }

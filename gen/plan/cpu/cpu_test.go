@@ -156,7 +156,7 @@ func TestNamesAreUnique(t *testing.T) {
 				for _, p := range append(f.Forward(), f.BackwardData()...) {
 					k0 := 0
 					for i, kc := range p.KBlocks {
-						_, segs := Segments(&target, p, k0, kc)
+						_, segs := Segments(p.Format, p, k0, kc)
 						k0 += kc
 						for w := range kernel.NumWidths {
 							for _, k := range Shaped(&target, p, i, segs, w) {

@@ -30,7 +30,7 @@ func shaped(k kernel.Row, p plan.Product, segs []kernel.Segment) (kernel.Row, bo
 	}
 	s := &kernel.Shape{LDA: kernel.EntryBytes * p.SrcWidth, KStep: p.KStep(), LDC: kernel.EntryBytes * p.DstWidth, Segs: segs}
 	if f, _ := p.Format.Format(); f.Packs() {
-		s.LDA, s.KStep = f.LeftStride(k.ISA, p.Depth()), kernel.EntryBytes
+		s.LDA, s.KStep = f.LeftStride(k.Format, p.Depth()), kernel.EntryBytes
 	} else if f.KGroup > 1 && !WholeGroups(&f, segs) {
 		return k, false
 	}
@@ -51,9 +51,9 @@ func WholeGroups(f *kernel.Format, segs []kernel.Segment) bool {
 	return true
 }
 
-// Segments are the places of a block of k of a product as its kernels count them: in the
-// source row, relative to base, or, where rows are packed, in the packed one.
-func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []kernel.Segment) {
+// Segments are the places of a block of k of a product as kernels of a format count them: in
+// the source row, relative to base, or, where rows are packed, in the packed one.
+func Segments(kernels kernel.FormatName, p plan.Product, k0, kc int) (base int, segs []kernel.Segment) {
 	f, _ := p.Format.Format()
 	if !f.Packs() {
 		return plan.Relative(p.Segments(k0, kc))
@@ -61,7 +61,7 @@ func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []ke
 	if p.Format.Quantized() {
 		return kernel.LeftHead, []kernel.Segment{{Len: kc}}
 	}
-	return f.LeftBytes(t.ISA, k0), []kernel.Segment{{Len: f.Groups(kc) * f.KGroup}}
+	return f.LeftBytes(kernels, k0), []kernel.Segment{{Len: f.Groups(kc) * f.KGroup}}
 }
 
 // Any lists the any-shape kernels of a target: every tile height and width
@@ -69,7 +69,7 @@ func Segments(t *kernel.Target, p plan.Product, k0, kc int) (base int, segs []ke
 func Any(t kernel.Target) []kernel.Row {
 	ks := Across(&t)
 	for _, format := range kernel.AllFormats() {
-		if format != kernel.F32 {
+		if f, _ := format.Format(); format != kernel.F32 && f.KernelsOf(t.ISA) == format {
 			ks = append(ks, panels(&t, format)...)
 		}
 	}
@@ -152,7 +152,7 @@ func Kernels(t kernel.Target, p plan.Product) []kernel.Row {
 	var ks []kernel.Row
 	k0 := 0
 	for i, kc := range p.KBlocks {
-		_, segs := Segments(&t, p, k0, kc)
+		_, segs := Segments(p.Format, p, k0, kc)
 		k0 += kc
 		for _, w := range widths(&t, p) {
 			for _, k := range Shaped(&t, p, i, segs, w) {
@@ -172,14 +172,15 @@ func Shaped(t *kernel.Target, p plan.Product, i int, segs []kernel.Segment, w ke
 	if p.Lanes > 0 || t.Tiles[w].Max == 0 || p.Epilogue.Gated() && kernel.Widths[w]%kernel.Panel != 0 {
 		return nil
 	}
-	if f, _ := p.Format.Format(); f.Name != kernel.F32 && w != kernel.Full || f.Name.Quantized() {
+	f, _ := p.Format.Format()
+	if f.Name != kernel.F32 && w != kernel.Full || f.Name.Quantized() {
 		return nil
 	}
-	one := w
+	format, one := f.KernelsOf(t.ISA), w
 	if w == kernel.Pair && t.LoneRows > 0 {
 		one = kernel.Full
 	}
-	for _, k := range []kernel.Row{row(t, p.Format, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, p.Format, 1, one, p.BlockEpilogue(i), false)} {
+	for _, k := range []kernel.Row{row(t, format, t.Tiles[w].Main, w, p.BlockEpilogue(i), false), row(t, format, 1, one, p.BlockEpilogue(i), false)} {
 		if k, ok := shaped(k, p, segs); ok {
 			ks = append(ks, k)
 		}
