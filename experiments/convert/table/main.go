@@ -75,7 +75,7 @@ func run(dir string) error {
 		row := []string{strings.TrimSuffix(strings.TrimSuffix(filepath.Base(name), ".json"), ".eval"), "", "", "", "", ""}
 		if len(m.Layers) > 0 {
 			var sizes []string // rank, or blocks where there is no rank, or hidden units, by layer
-			weights, outputs := 0.0, 0.0
+			weights, outputs, errors := 0.0, 0.0, ""
 			for _, y := range m.Layers {
 				size := y.FFN
 				if y.Structure.Rank > 0 {
@@ -88,9 +88,10 @@ func run(dir string) error {
 				weights += (y.FC1.Weights + y.FC2.Weights) / n
 				if y.FC1.Outputs != nil && y.FC2.Outputs != nil {
 					outputs += (*y.FC1.Outputs + *y.FC2.Outputs) / n
+					errors = fmt.Sprintf("%.4f", outputs)
 				}
 			}
-			row = []string{row[0], fmt.Sprintf("%.4f", m.Share), fmt.Sprint(m.Weights), strings.Join(sizes, " "), fmt.Sprintf("%.4f", weights), fmt.Sprintf("%.4f", outputs)}
+			row = []string{row[0], fmt.Sprintf("%.4f", m.Share), fmt.Sprint(m.Weights), strings.Join(sizes, " "), fmt.Sprintf("%.4f", weights), errors}
 		}
 		w.Write(append(row, fmt.Sprintf("%.4f", l[0]), fmt.Sprintf("%.4f", l[1])))
 	}
