@@ -134,7 +134,7 @@ func (q *Product) segments(k0, kc int) (base int, segs []kernel.Segment) {
 
 // rowTile is the height of the next tile of a width when m rows are left.
 func (q *Product) rowTile(m int, w kernel.Width) int {
-	return q.target.FormatTile(q.format(), m, w)
+	return q.target.FormatTile(&q.pack.Format, m, w)
 }
 
 // kStep is the distance of neighbouring k there.
