@@ -94,11 +94,11 @@ func newCommand() *cobra.Command {
 	fl.BoolVar(&f.json, "json", false, "with --explain: all that the files for CPUs are made of, as JSON")
 	fl.StringVar(&f.plan, "plan", "", "generate from a file that --explain --json printed, and from nothing else")
 	fl.BoolVar(&f.diff, "diff", false, "write nothing; exit 1 if the folder is not what would be written")
-	cli.Complete(cmd, "kind", words(spec.Kinds())...)
-	cli.Complete(cmd, "act", words(spec.Acts())...)
-	cli.Complete(cmd, "isa", string(kernel.AVX512), string(kernel.AVX2), string(gen.CUDA))
-	cli.Complete(cmd, "format", words(kernel.Formats())...)
-	cli.Complete(cmd, "precision", "auto", string(table.BF16), string(table.Float32s))
+	cli.Complete(cmd, "kind", spec.Kinds()...)
+	cli.Complete(cmd, "act", spec.Acts()...)
+	cli.Complete(cmd, "isa", kernel.AVX512, kernel.AVX2, gen.CUDA)
+	cli.Complete(cmd, "format", kernel.Formats()...)
+	cli.Complete(cmd, "precision", "auto", table.BF16, table.Float32s)
 	cli.CompleteConfig(cmd, "config")
 	cmd.AddCommand(newAnyShape())
 	return cmd
@@ -252,12 +252,4 @@ func (f *flags) emit(cmd *cobra.Command, files []gen.File) error {
 		return errors.New("the folder is stale: run the same command without --diff")
 	}
 	return nil
-}
-
-// words are the values that a flag takes.
-func words[T ~string](names []T) (words []string) {
-	for _, n := range names {
-		words = append(words, string(n))
-	}
-	return words
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/klauspost/cpuid/v2"
 
@@ -451,6 +452,28 @@ func TestPeak(t *testing.T) {
 			if n := For(isa).Peak(f, 1e6); n < 1e6 {
 				t.Errorf("%s, %s: %g operations, want 1e6 or more", isa, f, n)
 			}
+		}
+	}
+}
+
+// BenchmarkPeak shows the rates of the instructions of the formats' products on one core,
+// 1e9 operations a second: the best of many short runs, which neighbours disturb least.
+func BenchmarkPeak(b *testing.B) {
+	for _, isa := range kernel.Available() {
+		for _, op := range []kernel.VecOp{kernel.OpPeak, kernel.OpPeakBF16, kernel.OpPeakInt8, kernel.OpPeakInt4} {
+			if kernel.Vec(isa, op) == nil {
+				continue
+			}
+			b.Run(fmt.Sprintf("%s/%s", isa, op), func(b *testing.B) {
+				table, best := For(isa), 0.0
+				for b.Loop() {
+					a := kernel.VecArgs{N: 1 << 16}
+					start := time.Now()
+					table.call(op, &a)
+					best = max(best, float64(a.N)*float64(a.R[0])/time.Since(start).Seconds())
+				}
+				b.ReportMetric(best/1e9, "G/s")
+			})
 		}
 	}
 }

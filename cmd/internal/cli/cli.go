@@ -249,8 +249,12 @@ func Version(revision string) string {
 
 // Complete has the shell complete a flag: with one of values, and with further
 // ones after a comma where the flag takes several.
-func Complete(cmd *cobra.Command, flag string, values ...string) {
-	complete(cmd, flag, cobra.ShellCompDirectiveNoFileComp, func() []string { return values })
+func Complete[T ~string](cmd *cobra.Command, flag string, values ...T) {
+	var words []string
+	for _, v := range values {
+		words = append(words, string(v))
+	}
+	complete(cmd, flag, cobra.ShellCompDirectiveNoFileComp, func() []string { return words })
 }
 
 // CompleteConfig completes a flag that takes presets and YAML files.

@@ -113,16 +113,9 @@ narrower dense network of as many weights.`,
 	fl.IntVar(&c.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&c.out, "out", "", "folder of the new run")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
-	cli.Complete(cmd, "kind", kindNames()...)
+	cli.Complete(cmd, "kind", spec.Kinds()...)
 	c.flag(cmd)
 	return cmd
-}
-
-func kindNames() (names []string) {
-	for _, k := range spec.Kinds() {
-		names = append(names, string(k))
-	}
-	return names
 }
 
 func (c *conversion) check() error {

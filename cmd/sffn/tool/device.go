@@ -33,7 +33,7 @@ const (
 
 func (d *device) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar((*string)(d), "device", string(onCPU), "cpu, cuda (the first NVIDIA GPU; cuda:1, or cuda:GPU-.. with the beginning of a UUID, is another), or auto: the GPU, and the CPU where there is none")
-	cli.Complete(cmd, "device", string(onCPU), string(onCUDA), string(onAuto))
+	cli.Complete(cmd, "device", onCPU, onCUDA, onAuto)
 }
 
 func (d device) check() error {

@@ -106,7 +106,7 @@ of each --data.`,
 	fl.IntVar(&q.evalTokens, "eval-tokens", 1<<16, "validation tokens to measure losses on, at most")
 	fl.StringVar(&q.out, "out", "", "folder of the new run")
 	fl.BoolVar(&asJSON, "json", false, "print one JSON object")
-	cli.Complete(cmd, "format", string(kernel.BF16), string(kernel.Int8), string(kernel.Int4))
+	cli.Complete(cmd, "format", kernel.BF16, kernel.Int8, kernel.Int4)
 	q.flag(cmd)
 	return cmd
 }

@@ -63,7 +63,7 @@ func (m *machine) formatFlags(cmd *cobra.Command) {
 
 func kvFlag(cmd *cobra.Command, kv *string) {
 	cmd.Flags().StringVar(kv, "kv", string(kernel.F32), "what keys and values are held in: f32, bf16 (half as much memory) or int8 (a quarter, and a scale for each key and value of a head)")
-	cli.Complete(cmd, "kv", names(kernel.KVFormats())...)
+	cli.Complete(cmd, "kv", kernel.KVFormats()...)
 }
 
 // parseKV is the format that the flag names, f32 where a command has no flag.
@@ -79,14 +79,7 @@ func parseKV(name string) (kernel.FormatName, error) {
 
 func formatFlag(cmd *cobra.Command, format *string) {
 	cmd.Flags().StringVar(format, "format", string(kernel.F32), "what weights are packed to and multiplied in when the model is loaded: f32, bf16 (activations are rounded, too), bf16w (weights alone), int8 or int4 (activations are int8)")
-	cli.Complete(cmd, "format", names(kernel.Formats())...)
-}
-
-func names(formats []kernel.FormatName) (names []string) {
-	for _, f := range formats {
-		names = append(names, string(f))
-	}
-	return names
+	cli.Complete(cmd, "format", kernel.Formats()...)
 }
 
 // parseFormat is the format that the flag names, f32 where a command has no flag.
